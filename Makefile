@@ -1,0 +1,53 @@
+# What a newcomer needs: make demo, make test. `make help` lists the rest.
+
+PYTHON ?= python3
+BIN    := .venv/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# More arguments for pytest: make test ARGS='-m "not slow" tests/chat'
+ARGS   ?=
+
+# One thread per process: small matrices are slower on two threads, and processes then fight for cores.
+export OMP_NUM_THREADS := 1
+export TOKENIZERS_PARALLELISM := false
+# The Node that pyright[nodejs] brought is used, and nobody asks a registry whether there is a newer pyright.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint docs format check
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/base  ## make a small model, train it, teach it its name and ask for it: about two minutes on a CPU
+	$(BIN)/swift demo
+
+test: .venv/dev  ## run all tests
+	$(BIN)/pytest $(ARGS)
+
+lint: .venv/dev  ## style, types, and which package may import which
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+docs: .venv/dev  ## tell whether the generated manual is current
+	$(BIN)/python -m swift.commands.manual --check
+
+format: .venv/dev  ## lay the code out, and repair what can be repaired
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: lint docs test  ## all that must hold before a change is merged
+
+# torch first and alone: where a wheel for the CPU is at hand it is taken, and nothing later pulls in another build.
+# The environment may forbid writing bytecode, and without it every start of torch and transformers costs seconds more.
+.venv/base: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) torch==2.13.0
+	$(PIP) --editable .
+	$(BIN)/python -m compileall -q src
+	@touch $@
+
+.venv/dev: .venv/base
+	$(PIP) --editable '.[dev]'
+	@touch $@

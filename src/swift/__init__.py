@@ -1,0 +1,41 @@
+"""Swiftlet: from data to a trained, served and exported language model.
+
+The public names are resolved when they are first asked for, so that `import swift` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+NAMES = {
+    "sft_main": "swift.commands.entries:sft_main",
+    "pretrain_main": "swift.commands.entries:pretrain_main",
+    "infer_main": "swift.commands.entries:infer_main",
+    "export_main": "swift.commands.entries:export_main",
+    "merge_lora": "swift.commands.entries:merge_lora",
+    "SftArguments": "swift.options.commands:Sft",
+    "PretrainArguments": "swift.options.commands:Pt",
+    "InferArguments": "swift.options.commands:Infer",
+    "ExportArguments": "swift.options.commands:Export",
+    "Conversation": "swift.chat.messages:Conversation",
+    "Message": "swift.chat.messages:Message",
+    "Renderer": "swift.chat.render:Renderer",
+    "TransformersEngine": "swift.engines.transformers:TransformersEngine",
+    "get_logger": "swift.core.logs:get_logger",
+}
+"""Public name -> where it lives."""
+
+__all__ = [*NAMES]  # noqa: PLE0604 (names, resolved lazily)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use (PEP 562)."""
+    if name not in NAMES:
+        raise AttributeError(f"module 'swift' has no attribute {name!r}")
+    module, _, attribute = NAMES[name].partition(":")
+    return vars(importlib.import_module(module))[attribute]
+
+
+def __dir__() -> list[str]:
+    return sorted(NAMES)

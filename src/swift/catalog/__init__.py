@@ -1,0 +1,1 @@
+"""The directory in the entrance hall: every name that can be chosen, as data."""

@@ -1,0 +1,1 @@
+"""Conversations, text and tokens."""

@@ -1,0 +1,74 @@
+"""This file knows how pieces of text become token ids, many at once, and what a tokenizer adds to a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from swift.core.logs import get_logger
+
+logger = get_logger()
+
+
+class Encoder:
+    """Texts into token ids, piece by piece and without adding tokens.
+
+    prefix_ids, suffix_ids: what the tokenizer puts before and after a text by itself: BOS, [CLS], [SEP], ...
+
+    Tokenizers of the SentencePiece kind begin every text with a space of their own. Pieces that go on from a piece
+    are therefore given to them behind a special token, which is taken off again.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.prefix_ids, self.suffix_ids = _added(tokenizer)
+        self._anchor = _anchor(tokenizer)
+
+    @property
+    def added(self) -> tuple[str, str]:
+        """The texts of `prefix_ids` and `suffix_ids`."""
+        before, after = (self._tokenizer.convert_ids_to_tokens(ids) for ids in (self.prefix_ids, self.suffix_ids))
+        return "".join(before), "".join(after)
+
+    def encode(self, rows: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+        """The ids of each piece of each row, from one call of the tokenizer for all texts that differ."""
+        numbers: dict[str, int] = {}
+        anchor = self._anchor
+        keys = [
+            [numbers.setdefault(anchor + text if i and text else text, len(numbers)) for i, text in enumerate(row)]
+            for row in rows
+        ]
+        if not numbers:
+            return [[] for _ in rows]
+        ids = self._tokenizer(
+            list(numbers),
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+        if anchor:
+            return [[ids[key][1:] if i and ids[key] else ids[key] for i, key in enumerate(row)] for row in keys]
+        return [[ids[key] for key in row] for row in keys]
+
+    def single_ids(self, words: Sequence[str]) -> tuple[int, ...]:
+        """The ids of those words that are one token each."""
+        ids = [pieces[0] for pieces in self.encode([[word] for word in words])]
+        return tuple(dict.fromkeys(word_ids[0] for word_ids in ids if len(word_ids) == 1))
+
+
+def _added(tokenizer: Any) -> tuple[list[int], list[int]]:
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a", add_special_tokens=True)["input_ids"]
+    at = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
+    return full[:at], full[at + len(bare) :]
+
+
+def _anchor(tokenizer: Any) -> str:
+    """A special token behind which a text is tokenized as it goes on, where that differs; else ""."""
+    anchor = tokenizer.eos_token
+    if not anchor:
+        return ""
+    behind = tokenizer(anchor + "a", add_special_tokens=False)["input_ids"]
+    alone = tokenizer("a", add_special_tokens=False)["input_ids"]
+    return anchor if behind[0] == tokenizer.eos_token_id and behind[1:] != alone else ""

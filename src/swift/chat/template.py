@@ -1,0 +1,157 @@
+"""This file knows which chat template a run uses, what it does, and how it is asked to render."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+
+from swift.catalog.layouts import LAYOUTS, Layout
+from swift.chat.layouts import compile_layout, with_default_system
+from swift.chat.messages import Message
+from swift.chat.probing import Traits, looks_for, opening_of, probe, variables
+from swift.chat.weights import parse_loss_scale
+from swift.core.errors import DataError, ModelError, UsageError
+from swift.core.logs import get_logger
+from swift.options.template import TemplateOptions
+
+logger = get_logger()
+
+KEEP_HISTORY = {"preserve_thinking": True, "clear_thinking": False}
+"""Variables by which templates are asked to keep what past replies thought; a template is given those it reads."""
+
+
+class ChatTemplate:
+    """The one template of a run, from the checkpoint or from a layout, with the default system text in it.
+
+    text: the Jinja template.
+    layout: the layout it was compiled from; None for the checkpoint's own.
+    traits: what it does.
+    ending: what ends a reply: the word that ends a turn in the template, or EOS where it has none.
+    stop_words: all words that end a reply, `ending` first.
+    opening: what the generation prompt has begun of the reply at inference.
+    extra_opening: that part of it which the generation prompt lacks in training.
+    looks_for: strings it may look for in what is said.
+    is_wrapped: whether --system was put in front of the checkpoint's own template.
+    """
+
+    def __init__(self, tokenizer: Any, options: TemplateOptions, layout: Layout | None, added: tuple[str, str]) -> None:
+        self._tokenizer = tokenizer
+        self.layout = _chosen(tokenizer, options, layout)
+        system = system_text(options.system)
+        if self.layout is None:
+            self.text: str = tokenizer.get_chat_template()
+        else:
+            self.text = _compiled(self.layout, system, tokenizer, added)
+        known = variables(self.text)
+        self.looks_for = looks_for(self.text)
+        self.traits = self._traits(known)
+        self.is_wrapped = self.layout is None and (bool(system) or (system == "" and self.traits.has_default_system))
+        if self.is_wrapped:
+            self.text = with_default_system(self.text, system or "", drop_empty=not self.traits.has_default_system)
+            self._check_system()
+        keeps = options.template_backend == "swift" and parse_loss_scale(options.loss_scale).base != "last_round"
+        self._training = {name: value for name, value in KEEP_HISTORY.items() if keeps and name in known}
+        switch = self.traits.switch
+        self._inference = {switch: options.enable_thinking} if switch and options.enable_thinking is not None else {}
+        self.opening = opening_of(self._chat, self._inference)
+        self.extra_opening = self._extra_opening()
+        self.ending: str | None = self.traits.end_of_turn or tokenizer.eos_token
+        declared = self.layout.stop_words if self.layout else ()
+        ends = (self.ending, tokenizer.eos_token, *declared)
+        self.stop_words: tuple[str, ...] = tuple(dict.fromkeys(word for word in ends if word))
+        name = f"the layout {self.layout.name}" if self.layout else "the checkpoint's own"
+        logger.info("Chat template: %s; a reply ends with %r.", name, self.ending)
+
+    def training(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+        """The text of a conversation to learn from. Raises DataError when the template refuses it."""
+        return self._chat(messages, add_generation_prompt, self._training)
+
+    def inference(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+        """The text of a conversation to continue. Raises DataError when the template refuses it."""
+        return self._chat(messages, add_generation_prompt, self._inference)
+
+    def _chat(self, messages: Sequence[Message], add_generation_prompt: bool, given: dict[str, Any]) -> str:
+        try:
+            return self._tokenizer.apply_chat_template(
+                [message.as_dict() for message in messages],
+                chat_template=self.text,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **given,
+            )
+        except (TemplateError, TypeError) as error:
+            raise DataError(f"The chat template refuses the conversation: {error}") from None
+
+    def _traits(self, known: set[str]) -> Traits:
+        """What the template does; of a layout, what its row says."""
+        tokenizer = self._tokenizer
+        special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        special |= set(tokenizer.all_special_tokens)
+        found = probe(self._chat, known, sorted(special - {tokenizer.bos_token}))
+        if self.layout is None:
+            return found
+        ending = self.layout.suffix.replace("{{EOS}}", tokenizer.eos_token or "").strip()
+        return replace(
+            found,
+            is_thinking=self.layout.is_thinking,
+            non_thinking_prefix=self.layout.non_thinking_prefix,
+            writes_prefix=False,
+            has_default_system=False,
+            end_of_turn=ending or None,
+        )
+
+    def _extra_opening(self) -> str:
+        asked = [Message("user", "Qu1")]
+        learnt, given = (self._chat(asked, True, variables) for variables in (self._training, self._inference))
+        return given[len(learnt) :] if given.startswith(learnt) else ""
+
+    def _check_system(self) -> None:
+        try:
+            self._chat([Message("user", "Qu1")], False, {})
+        except DataError as error:
+            raise UsageError(f"--system: {error} Drop --system, or choose a layout with --template.") from None
+
+
+def unescape(text: str) -> str:
+    r"""A text of the command line, in which `\n` is a newline."""
+    return text.replace("\\n", "\n")
+
+
+def system_text(given: str | None) -> str | None:
+    """The value of --system: a text, or what a .txt file holds without the newlines at its end."""
+    if given is None or not given.endswith(".txt"):
+        return None if given is None else unescape(given)
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise UsageError(f"--system {given}: there is no such file. Give a text, or the path of a .txt file.")
+    return path.read_text(encoding="utf-8").rstrip("\n")
+
+
+def _chosen(tokenizer: Any, options: TemplateOptions, layout: Layout | None) -> Layout | None:
+    """The layout to compile; None when the checkpoint's own template is used."""
+    if options.template is not None:
+        return LAYOUTS[options.template]
+    if tokenizer.chat_template:
+        return None
+    if layout is None:
+        raise ModelError(
+            "The checkpoint has no chat template. Name a layout with --template (for instance chatml or qwen3), "
+            "or train on plain text with --use_chat_template false."
+        )
+    return layout
+
+
+def _compiled(layout: Layout, system: str | None, tokenizer: Any, added: tuple[str, str]) -> str:
+    if system and layout.system_prefix is None:
+        raise UsageError(f"--system: the template {layout.name} takes no system message. Drop --system.")
+    return compile_layout(
+        layout,
+        default_system=layout.default_system if system is None else system,
+        bos=tokenizer.bos_token or "",
+        eos=tokenizer.eos_token or "",
+        added=added,
+    )

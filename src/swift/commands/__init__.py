@@ -1,0 +1,1 @@
+"""The commands: how the parts are put together."""

@@ -1,0 +1,79 @@
+"""This file knows what commands begin with: plugins, randomness, and a word on every value that was decided for you."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from transformers import enable_full_determinism, set_seed
+
+from swift.core.errors import UsageError
+from swift.core.logs import get_logger
+from swift.models.info import ModelInfo
+from swift.options.commands import Sft
+from swift.options.declare import Command, Origin, Source
+from swift.options.general import GeneralOptions
+
+C = TypeVar("C", bound=Command)
+S = TypeVar("S", bound=Sft)
+
+
+def begin(command: C, general: GeneralOptions, *, deterministic: bool = False) -> C:
+    """Load plugins, seed every source of randomness, and log what was decided by rule. Returns the command."""
+    for file in general.external_plugins:
+        load_plugin(Path(file).expanduser())
+    if deterministic:
+        enable_full_determinism(general.seed)
+    else:
+        set_seed(general.seed)
+    log_decisions(command)
+    return command
+
+
+def load_plugin(file: Path) -> None:
+    """Import a Python file, which registers what it brings. The same file is loaded once."""
+    if not file.is_file():
+        raise UsageError(f"--external_plugins {file} is no file. Pass the path of a Python file.")
+    name = "swift_plugin" + re.sub(r"\W", "_", str(file.resolve().with_suffix("")))
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"--external_plugins {file} is no Python file. Its name must end in .py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+
+
+def log_decisions(command: Command) -> None:
+    """One line per value that a rule chose and that is not None."""
+    values = command.values()
+    decided = {name: source for name, source in command.sources.items() if source.origin is Origin.RULE}
+    width = max((len(name) for name in decided), default=0)
+    for name, source in decided.items():
+        if values[name] is not None:
+            get_logger().info("%-*s = %s  (%s)", width, name, values[name], source.detail)
+
+
+def settle(command: S, info: ModelInfo) -> tuple[S, ModelInfo]:
+    """The command with the values that its checkpoint decides: `--torch_dtype` and `--max_length`."""
+    changes: dict[str, object] = {}
+    sources: dict[str, Source] = {}
+    if command.model.torch_dtype is None:
+        changes["torch_dtype"], why = info.dtype, f"{info.path.name}/config.json"
+        if info.dtype == "float16" and not torch.accelerator.is_available():
+            changes["torch_dtype"], why = "float32", "float16 weights do not train on a CPU"
+        sources["torch_dtype"] = Source(Origin.RULE, why)
+    elif command.model.torch_dtype == "float16" and not torch.accelerator.is_available():
+        raise UsageError("--torch_dtype float16 does not train on a CPU: use bfloat16 or float32.")
+    if command.template.max_length is None and info.max_length is not None:
+        changes["max_length"] = info.max_length
+        sources["max_length"] = Source(Origin.RULE, f"{info.path.name}/config.json")
+    settled = command.replace(changes, sources)
+    log_decisions(settled.model_copy(update={"sources": sources}))
+    return settled, replace(info, dtype=settled.model.torch_dtype)

@@ -1,0 +1,66 @@
+"""This file knows `swift export` and `swift merge-lora`: a trained model becomes one that stands alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from swift.commands.begin import begin
+from swift.core.errors import UsageError
+from swift.core.logs import get_logger
+from swift.export.folder import appearing, copy_companions, require_free
+from swift.export.weights import shard_size, write_weights
+from swift.models.info import ModelInfo, model_info
+from swift.models.load import load_model
+from swift.options.commands import Export
+from swift.options.declare import Origin, Source
+from swift.options.saved import write_args
+from swift.tuners.merge import merge
+
+
+def run(command: Export) -> Path:
+    """Export what the command asks for; the folder it went to, absolute."""
+    if not command.merge.merge_lora:
+        raise UsageError(
+            "swift export has nothing to do: no kind of export was asked for. Add --merge_lora true (with --adapters) "
+            "to merge an adapter into its model."
+        )
+    if not command.model.adapters:
+        raise UsageError("--merge_lora true needs the adapter to merge: --adapters <checkpoint folder>.")
+    command = begin(command, command.general)
+    return merge_lora(command)
+
+
+def merge_lora(command: Export) -> Path:
+    """Merge the adapters into their model and save it as one that needs no peft.
+
+    All that can be refused is refused before weights are loaded; the folder appears only when it is complete.
+    """
+    size = shard_size(command.merge.max_shard_size)
+    info = model_info(command.model)
+    output = output_folder(command.export.output_dir, info)
+    require_free(output, exist_ok=command.export.exist_ok, inputs=(info.path, *info.adapters))
+    options = command.model
+    if options.device_map is None:
+        options = options.model_copy(update={"device_map": "cpu"})  # merging is additions: memory counts, not speed
+    merged = merge(load_model(info, options, training=False), info.adapters)
+    with appearing(output) as folder:
+        write_weights(merged, folder, max_shard_size=size, safe=command.merge.safe_serialization)
+        copied = copy_companions(info.path, info.adapters, folder)
+        write_args(_standing_alone(command, output), folder)
+    get_logger().info("beside the weights: %s", ", ".join(copied) or "nothing")
+    get_logger().info("merged model: %s", output)
+    get_logger().info("try it: swift infer --model %s", output)
+    return output
+
+
+def output_folder(output_dir: str | None, info: ModelInfo) -> Path:
+    """Where the merged model goes, absolute: `--output_dir`, else the folder of the first adapter plus `-merged`."""
+    if output_dir is not None:
+        return Path(output_dir).expanduser().resolve()
+    return info.adapters[0].with_name(f"{info.adapters[0].name}-merged")
+
+
+def _standing_alone(command: Export, output: Path) -> Export:
+    """The command as a later one should read it from args.json: the model is the merged one, without adapters."""
+    why = Source(Origin.RULE, f"merged from {command.model.model} and {', '.join(command.model.adapters)}")
+    return command.replace({"model": str(output), "adapters": []}, {"model": why, "adapters": why})

@@ -1,0 +1,83 @@
+"""This file knows a file of results: where it is, what a row of it says, and that no row is lost."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from swift.chat.messages import Conversation, Message
+from swift.core.errors import RunError
+from swift.data.formats import as_row
+from swift.engines.base import Completion, TokenLogprob
+
+
+@dataclass(frozen=True)
+class Question:
+    """A row to answer: its number from 1, what was said before the reply, and the reply that was expected."""
+
+    number: int
+    conversation: Conversation
+    labels: str | None
+
+
+def result_path(asked_for: str | None, checkpoint: Path | None, model: str) -> Path:
+    """Where results go: `--result_path`, else a new file in the checkpoint, else in ./result, under the model's name.
+
+    checkpoint: the folder that was trained here (it has an args.json), if there is one.
+    """
+    if asked_for is not None:
+        return Path(asked_for).expanduser().resolve()
+    home = checkpoint if checkpoint is not None else Path("result") / model
+    return (home / "infer_result" / f"{datetime.now():%Y%m%d-%H%M%S}.jsonl").resolve()
+
+
+def result_row(question: Question, completion: Completion) -> dict[str, Any]:
+    """The reply, what was expected, and the row with the reply behind its messages.
+
+    Columns of the row that are called like one of the four results give way to it.
+    """
+    row = as_row(question.conversation)
+    reply = Message("assistant", completion.text).as_dict()
+    logprobs = None if completion.logprobs is None else {"content": [_logprob(each) for each in completion.logprobs]}
+    results = {"response": completion.text, "labels": question.labels, "logprobs": logprobs}
+    results["messages"] = [*row["messages"], reply]
+    return {**results, **{name: value for name, value in row.items() if name not in results}}
+
+
+class Results:
+    """A file of results that grows: rows are added to what is there, and are on disk when `write` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"--result_path {path} cannot be written: {error.strerror}.") from None
+
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add rows, one line each."""
+        for row in rows:
+            self._file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+        self._file.flush()
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def _logprob(each: TokenLogprob) -> dict[str, Any]:
+    """A token as the OpenAI protocol writes it; log-probabilities of -inf, which JSON cannot hold, are left out."""
+    top = [_token(text, value) for _, text, value in each.top if value > -math.inf]
+    return {**_token(each.token, each.logprob), **({"top_logprobs": top} if each.top else {})}
+
+
+def _token(text: str, logprob: float) -> dict[str, Any]:
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "replace"))}

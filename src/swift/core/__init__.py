@@ -1,0 +1,1 @@
+"""The ground floor: errors, registries, the environment, the log."""

@@ -1,0 +1,104 @@
+"""This file knows the environment: every variable Swiftlet reads, what it means and what it is when unset.
+
+Nothing else of Swiftlet reads `os.environ`; only `launch.py` writes it, before anything is imported.
+Values are read when asked for, never at import, so that a test or a launcher can still set them.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from swift.core.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An environment variable: its name, its meaning, and its value when it is not set."""
+
+    name: str
+    meaning: str
+    default: str | None = None
+
+    def get(self) -> str | None:
+        """The text of the variable, or its default; an empty variable counts as unset."""
+        return os.environ.get(self.name) or self.default
+
+    def is_set(self) -> bool:
+        """Whether somebody gave it a value."""
+        return bool(os.environ.get(self.name))
+
+    def integer(self) -> int | None:
+        """The variable as a whole number, or None when it is unset and has no default."""
+        text = self.get()
+        if text is None:
+            return None
+        try:
+            return int(text)
+        except ValueError:
+            raise UsageError(f"The environment variable {self.name} must be a whole number (got {text!r}).") from None
+
+    def flag(self) -> bool:
+        """The variable as yes or no: 1, true, yes, on are yes."""
+        return (self.get() or "").lower() in {"1", "true", "yes", "on"}
+
+
+CUDA_VISIBLE_DEVICES = Variable("CUDA_VISIBLE_DEVICES", "Which GPUs are used; all by default. Read by torch.")
+ASCEND_RT_VISIBLE_DEVICES = Variable(
+    "ASCEND_RT_VISIBLE_DEVICES", "Which Ascend NPUs are used; all by default. Read by torch_npu."
+)
+MODELSCOPE_CACHE = Variable("MODELSCOPE_CACHE", "Folder of downloads and of prepared datasets; share it between nodes.")
+PYTORCH_CUDA_ALLOC_CONF = Variable(
+    "PYTORCH_CUDA_ALLOC_CONF", "`expandable_segments:True` reduces fragmentation of GPU memory. Read by torch."
+)
+NPROC_PER_NODE = Variable(
+    "NPROC_PER_NODE", "Processes on this node; when set, pt, sft, rlhf and infer start under torchrun.", "1"
+)
+NNODES = Variable("NNODES", "Number of nodes; when set, pt, sft, rlhf and infer start under torchrun.")
+NODE_RANK = Variable("NODE_RANK", "Rank of this node, given to torchrun.")
+MASTER_ADDR = Variable("MASTER_ADDR", "Address of the first node, given to torchrun.")
+MASTER_PORT = Variable("MASTER_PORT", "Port of the first node, given to torchrun.", "29500")
+LOG_LEVEL = Variable("LOG_LEVEL", "How much is logged: DEBUG, INFO, WARNING or ERROR.", "INFO")
+SWIFT_DEBUG = Variable(
+    "SWIFT_DEBUG", "1: the transformers engine prints the token ids it is given and those it generates."
+)
+VLLM_USE_V1 = Variable("VLLM_USE_V1", "Chooses between the engines of vLLM. Read by vLLM.")
+SWIFT_TIMEOUT = Variable(
+    "SWIFT_TIMEOUT", "Seconds to wait for a medium given as a URL; 0 or less waits for ever.", "20"
+)
+ROOT_IMAGE_DIR = Variable("ROOT_IMAGE_DIR", "Folder in which relative paths of media are looked up.")
+SWIFT_SINGLE_DEVICE_MODE = Variable("SWIFT_SINGLE_DEVICE_MODE", "1: each process sees one device only.", "0")
+SWIFT_PATCH_CONV3D = Variable("SWIFT_PATCH_CONV3D", "1: avoid the slow Conv3d of torch 2.9.", "0")
+SWIFT_UPDATE_WEIGHTS_BUCKET_SIZE = Variable(
+    "SWIFT_UPDATE_WEIGHTS_BUCKET_SIZE", "Megabytes sent at once when weights go to a rollout server.", "512"
+)
+
+MANUAL = (
+    CUDA_VISIBLE_DEVICES, ASCEND_RT_VISIBLE_DEVICES, MODELSCOPE_CACHE, PYTORCH_CUDA_ALLOC_CONF, NPROC_PER_NODE,
+    MASTER_PORT, MASTER_ADDR, NNODES, NODE_RANK, LOG_LEVEL, SWIFT_DEBUG, VLLM_USE_V1, SWIFT_TIMEOUT, ROOT_IMAGE_DIR,
+    SWIFT_SINGLE_DEVICE_MODE, SWIFT_PATCH_CONV3D,
+)  # fmt: skip
+"""The variables of the manual's section on the environment, in its order."""
+
+RANK = Variable("RANK", "Rank of this process, set by torchrun.", "0")
+LOCAL_RANK = Variable("LOCAL_RANK", "Rank of this process on its node, set by torchrun.", "0")
+WORLD_SIZE = Variable("WORLD_SIZE", "Number of processes, set by torchrun.", "1")
+LOCAL_WORLD_SIZE = Variable("LOCAL_WORLD_SIZE", "Number of processes on this node, set by torchrun.", "1")
+TORCHELASTIC_RUN_ID = Variable("TORCHELASTIC_RUN_ID", "Set by torchrun in the processes it starts.")
+LANG = Variable("LANG", "Language of help and errors: Chinese when it begins with zh.", "en")
+NO_COLOR = Variable("NO_COLOR", "Any value: no colours in the terminal.")
+
+
+def rank() -> int:
+    """The rank of this process among all; 0 when it is alone."""
+    return RANK.integer() or 0
+
+
+def local_rank() -> int:
+    """The rank of this process on its node; 0 when it is alone."""
+    return LOCAL_RANK.integer() or 0
+
+
+def world_size() -> int:
+    """The number of processes of this run; 1 when it is alone."""
+    return WORLD_SIZE.integer() or 1

@@ -1,0 +1,39 @@
+"""This file knows which optional packages there are and what installs them."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from swift.core.errors import MissingPackage
+
+EXTRAS = {
+    "vllm": "vllm",
+    "sglang": "sglang",
+    "lmdeploy": "lmdeploy",
+    "deepspeed": "deepspeed",
+    "ray": "ray",
+    "bitsandbytes": "quant",
+    "torchao": "quant",
+    "evalscope": "eval",
+    "gradio": "ui",
+    "modelscope": "modelscope",
+    "swanlab": "swanlab",
+}
+"""Module -> the extra of Swiftlet that brings it."""
+
+
+def need(module: str, why: str) -> ModuleType:
+    """Import an optional module, or raise MissingPackage with the line that installs it.
+
+    `why` completes the sentence "... needs the package": `--infer_backend vllm`.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        root = module.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != root:
+            raise  # the package is there; something it needs itself is not
+        extra = EXTRAS.get(root)
+        line = f"pip install 'swiftlet[{extra}]'" if extra else f"pip install {root}"
+        raise MissingPackage(f"{why} needs the package {root}, which is not installed. Run: {line}") from None

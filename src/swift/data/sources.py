@@ -1,0 +1,183 @@
+"""This file knows what an argument of `--dataset` means: which files, which subset, how many rows.
+
+    [hf::|ms::] NAME [:subset1/subset2...] [#N]
+
+NAME is a file, a folder or the name of a data set on a hub. What exists as it is written is taken as it is written,
+even with a `#` or a `:` in it; else the last `#` cuts off the number and the first `:` the subsets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from swift.core.errors import DataError
+from swift.core.logs import get_logger
+from swift.data.files import READERS, read_file
+from swift.data.rows import BadRow, Row
+
+_HUB = re.compile(r"(hf|ms)::", re.IGNORECASE)
+_WORD = re.compile(r"[a-z]+")
+_SPLITS = {
+    "train": "train", "training": "train",
+    "test": "test", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "eval": "validation",
+}  # fmt: skip
+"""Words in the name of a file that say which split it holds."""
+_DESCRIPTIONS = {
+    "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "configuration.json",
+    "license.txt", "readme.txt", "requirements.txt",
+}  # fmt: skip
+"""Files that stand beside data and hold none."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One argument of `--dataset` or `--val_dataset`, taken apart.
+
+    argument: as it was given.
+    flag: the option it was given to; messages name both.
+    name: the path or the name on a hub, without prefix, subsets and number.
+    hub: the hub the prefix names, or None.
+    subsets: what stands between `:` and `#`.
+    count: how many rows are wanted, or None for all.
+    """
+
+    argument: str
+    name: str
+    flag: str = "--dataset"
+    hub: Literal["hf", "ms"] | None = None
+    subsets: tuple[str, ...] = ()
+    count: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.flag} {self.argument}"
+
+    @property
+    def path(self) -> Path:
+        """The name as a path; `~` is the home folder."""
+        return Path(self.name).expanduser()
+
+
+def parse_source(argument: str, flag: str = "--dataset") -> Source:
+    """An argument taken apart. Raises DataError when it has no name or asks for no whole number of rows."""
+    if _exists(argument):
+        return Source(argument, argument, flag)
+    prefix = _HUB.match(argument)
+    hub = prefix[1].lower() if prefix else None
+    rest = argument[prefix.end() :] if prefix else argument
+    count = None
+    if not _exists(rest) and "#" in rest:
+        rest, _, number = rest.rpartition("#")
+        if not number.isascii() or not number.isdigit() or int(number) == 0:
+            raise DataError(
+                f"{flag} {argument}: the part behind # is the number of rows to take, a whole number from 1 "
+                f"(got {number!r}), and no file of the whole name exists."
+            )
+        count = int(number)
+    subsets = ""
+    if not _exists(rest):
+        rest, _, subsets = rest.partition(":")
+    if not rest:
+        raise DataError(f"{flag} {argument!r} names no file, folder or data set.")
+    return Source(argument, rest, flag, hub, tuple(filter(None, subsets.split("/"))), count)  # type: ignore[arg-type]
+
+
+def read_source(source: Source, subsets: tuple[str, ...]) -> Iterator[Row | BadRow]:
+    """The records of all files of a local source, in the order of `source_files`."""
+    for file in source_files(source, subsets):
+        yield from read_file(file)
+
+
+def source_files(source: Source, subsets: tuple[str, ...]) -> list[Path]:
+    """The files of a source: itself, or what its folder holds.
+
+    A folder is searched to the bottom, in alphabetical order, hidden files and descriptions (`dataset_infos.json`)
+    left out. Where the name of a file below it contains the word `train`, only such files count; else only those that
+    name no split at all, if there are any. `subsets` are the names of folders or of files (without suffix) in it.
+
+    Raises DataError when nothing is there, or nothing that can be read.
+    """
+    path = source.path
+    if not path.exists():
+        raise DataError(_missing(source))
+    if path.is_file():
+        if subsets:
+            raise DataError(f"{source}: {path} is a file and has no subsets; drop :{'/'.join(subsets)}.")
+        return [path]
+    chosen = [file for root in _subset_roots(source, subsets) for file in _data_files(root)]
+    if not chosen:
+        raise DataError(f"{source}: the folder holds no file of the kinds {', '.join(READERS)}.")
+    used = _one_split(chosen, path)
+    names = [str(file.relative_to(path)) for file in used]
+    left = [str(file.relative_to(path)) for file in chosen if file not in set(used)]
+    note = f"; not read, another split by their names: {_listed(left)}" if left else ""
+    get_logger().info("%s: reading %s%s", source, _listed(names), note)
+    return used
+
+
+def _exists(text: str) -> bool:
+    try:
+        return bool(text) and Path(text).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):
+        return False  # too long for a path, an unknown ~user, a NUL: no path in any case
+
+
+def _missing(source: Source) -> str:
+    name = source.name
+    looks_local = name.startswith(("/", ".", "~")) or "\\" in name or Path(name).suffix.lower() in READERS
+    if looks_local and source.hub is None:
+        return f"{source}: there is no file or folder {name}."
+    return (
+        f"{source}: not available yet: datasets from a hub; pass a local file or folder "
+        f"(there is none called {name} here)."
+    )
+
+
+def _subset_roots(source: Source, subsets: tuple[str, ...]) -> list[Path]:
+    """The folders or files that the subsets name; the folder itself when none is named."""
+    folder = source.path
+    if not subsets:
+        return [folder]
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    roots = []
+    for subset in subsets:
+        found = [entry for entry in entries if (entry.name if entry.is_dir() else entry.stem) == subset]
+        if not found:
+            there = sorted({entry.name if entry.is_dir() else entry.stem for entry in entries})
+            raise DataError(f"{source}: no subset {subset!r}. There are: {', '.join(there)}.")
+        roots += found
+    return roots
+
+
+def _data_files(root: Path) -> list[Path]:
+    if root.is_file():
+        return [root] if root.suffix.lower() in READERS else []
+    return [
+        file
+        for file in sorted(root.rglob("*"))
+        if file.suffix.lower() in READERS
+        and file.is_file()
+        and file.name.lower() not in _DESCRIPTIONS
+        and not any(part.startswith(".") for part in file.relative_to(root).parts)
+    ]
+
+
+def _one_split(files: list[Path], folder: Path) -> list[Path]:
+    """The files of the split to read: train, else those that name none, else all."""
+    splits = {}
+    for file in files:
+        words = _WORD.findall(str(file.relative_to(folder).with_suffix("")).lower())
+        splits[file] = next((_SPLITS[word] for word in words if word in _SPLITS), None)
+    for wanted in ("train", None):
+        chosen = [file for file in files if splits[file] == wanted]
+        if chosen:
+            return chosen
+    return files
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,1 @@
+"""What can be written from a trained model."""

@@ -1,0 +1,71 @@
+"""This file knows how one process becomes several: it re-executes the command under torchrun when the environment asks.
+
+It runs after parsing, so that eight processes do not report one mistake eight times, and before anything heavy is
+imported. It is the only file that writes the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Sequence
+
+from swift.core import environment
+from swift.core.logs import get_logger
+
+DISTRIBUTED = ("pt", "sft", "rlhf", "infer")
+"""The commands that run in several processes."""
+
+
+def settle_threads() -> None:
+    """Let idle threads of OpenMP sleep instead of spin.
+
+    Spinning threads take the cores from whoever works: beside one other busy process a training step on two cores
+    was seen to take ten times as long. Whatever the user has set stays.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    os.environ.setdefault("KMP_BLOCKTIME", "0")
+
+
+def relaunch(command: str, argv: Sequence[str]) -> None:
+    """Replace this process by torchrun when NPROC_PER_NODE or NNODES is set and the command can use it.
+
+    Returns when there is nothing to do: another command, neither variable set, or already a process of torchrun.
+    """
+    asked = environment.NPROC_PER_NODE.is_set() or environment.NNODES.is_set()
+    if command not in DISTRIBUTED or not asked or environment.TORCHELASTIC_RUN_ID.is_set():
+        return
+    line = [sys.executable, "-m", "torch.distributed.run", *torchrun_options(), "-m", "swift", command, *argv]
+    get_logger().info("starting %s", " ".join(line[1:]))
+    os.execv(sys.executable, line)
+
+
+def torchrun_options() -> list[str]:
+    """The options of torchrun, from the environment.
+
+    The port is MASTER_PORT, or 29500; on a single node with no port asked for, a free one when 29500 is taken.
+    """
+    options = [f"--nproc_per_node={environment.NPROC_PER_NODE.get()}"]
+    for name, variable in (
+        ("nnodes", environment.NNODES),
+        ("node_rank", environment.NODE_RANK),
+        ("master_addr", environment.MASTER_ADDR),
+    ):
+        if variable.is_set():
+            options.append(f"--{name}={variable.get()}")
+    port = environment.MASTER_PORT.integer() or 0
+    if not environment.MASTER_PORT.is_set() and (environment.NNODES.integer() or 1) == 1 and not _free(port):
+        port = _some_free_port()
+    return [*options, f"--master_port={port}"]
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def _some_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,179 @@
+"""This file knows how the weights of a checkpoint become a model in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from swift.core.errors import MissingPackage, ModelError
+from swift.core.logs import get_logger
+from swift.models.device import place
+from swift.models.info import LENGTH_KEYS, ModelInfo, require_weights
+from swift.models.precision import torch_dtype
+from swift.models.rope import RopePlan
+from swift.models.weights import check_folder
+from swift.options.model import ModelOptions
+
+FLASH_PACKAGES = {
+    "flash_attention_2": ("flash_attn", "flash-attn"),
+    "flash_attention_3": ("flash_attn_interface", "flash-attn-3"),
+}
+"""Attention -> the module that must be importable, and the package that brings it."""
+
+
+def load_model(info: ModelInfo, options: ModelOptions, *, training: bool) -> PreTrainedModel:
+    """The causal language model of a checkpoint, in `info.dtype`, in evaluation mode, on its devices.
+
+    Nothing is fetched and no code of the checkpoint is run. Raises ModelError when transformers does not know the
+    architecture, when weights are damaged, missing or of other shapes than the config says; MissingPackage when an
+    attention or a quantization needs one.
+    """
+    _require_known(info)
+    require_weights(info)
+    placement = place(options.device_map, options.max_memory, training=training)
+    arguments: dict[str, Any] = {
+        "config": load_config(info),
+        "dtype": torch_dtype(info.dtype),
+        "device_map": placement.device_map,
+        "max_memory": placement.max_memory,
+        "local_files_only": True,
+        "output_loading_info": True,
+    }
+    if options.attn_impl is not None:
+        arguments["attn_implementation"] = attention(options.attn_impl)
+    if options.experts_impl is not None:
+        if not info.is_moe:
+            raise ModelError(
+                f"--experts_impl {options.experts_impl} has no effect on {info.name}: it is no mixture of experts. "
+                f"Drop --experts_impl."
+            )
+        arguments["experts_implementation"] = options.experts_impl
+    model, report = _read(info, arguments)
+    _judge(info, report)
+    return model
+
+
+def load_config(info: ModelInfo) -> PreTrainedConfig:
+    """The config of a checkpoint as transformers reads it, with `--rope_scaling` and `--max_model_len` applied."""
+    try:
+        config = AutoConfig.from_pretrained(info.path, local_files_only=True)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ModelError(f"{info.path / 'config.json'} is not understood: {_first_line(error)}") from error
+    apply_rope(config, info.rope)
+    return config
+
+
+def apply_rope(config: PreTrainedConfig, plan: RopePlan) -> None:
+    """Write a plan into the config of the language model: its rope parameters, and each length key it has.
+
+    Where layers differ in their rope, those with full attention are scaled: windows do not grow with the context.
+    """
+    text = config.get_text_config()
+    values = text.to_dict()
+    if plan.scaling is not None:
+        if "rope_parameters" not in values:
+            raise ModelError(
+                f"--rope_scaling has no effect on {config.model_type}: it has no rotary position embedding. Drop it."
+            )
+        text.rope_parameters = _scaled(values["rope_parameters"] or {}, plan.scaling)
+    if plan.config_length is not None:
+        for key in LENGTH_KEYS:
+            if isinstance(values.get(key), int):
+                setattr(text, key, plan.config_length)
+    if plan.scaling is not None or plan.config_length is not None:
+        get_logger().info("rope = %s, context = %s tokens", plan.scaling or "as it is", plan.max_length)
+
+
+def attention(name: str) -> str:
+    """The name transformers knows an attention by. Raises MissingPackage or ModelError when it cannot run here."""
+    name = "flash_attention_2" if name == "flash_attn" else name
+    if name not in FLASH_PACKAGES:
+        return name
+    module, package = FLASH_PACKAGES[name]
+    if find_spec(module) is None:
+        raise MissingPackage(
+            f"--attn_impl {name} needs the package {package}, which is not installed. Run: pip install {package} "
+            f"--no-build-isolation (it needs a CUDA GPU), or use --attn_impl sdpa."
+        )
+    if not torch.cuda.is_available():
+        raise ModelError(f"--attn_impl {name} needs a CUDA GPU, and there is none here. Use --attn_impl sdpa.")
+    return name
+
+
+def _read(info: ModelInfo, arguments: Mapping[str, Any]) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+    """Read the weights; what goes wrong on the way is said in terms of files and options."""
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(info.path, **arguments)
+    except SafetensorError as error:
+        check_folder(info.path)  # names the file and its bytes
+        raise ModelError(f"The weights in {info.path} cannot be read: {_first_line(error)}") from error
+    except ImportError as error:
+        raise MissingPackage(f"Loading {info.path} needs a package: {_first_line(error)}") from error
+    except (RuntimeError, ValueError, OSError, EOFError) as error:
+        check_folder(info.path)
+        raise ModelError(f"{info.path} cannot be loaded: {_first_line(error)}") from error
+    return loaded
+
+
+def _judge(info: ModelInfo, report: Mapping[str, Any]) -> None:
+    """Refuse a model with weights made up at random; name weights of the checkpoint that found no place."""
+    missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    if missing:
+        raise ModelError(
+            f"{info.path} lacks {len(missing)} of the weights that its config.json asks for, which would be left at "
+            f"random: {_some(missing)}. The config and the weights are not of one model, or files are missing."
+        )
+    if unexpected:
+        get_logger().warning(
+            "%d weights of %s have no place in %s and are not used: %s",
+            len(unexpected), info.path, " ".join(info.architectures), _some(unexpected),
+        )  # fmt: skip
+
+
+def _require_known(info: ModelInfo) -> None:
+    """Refuse what transformers cannot build as a causal language model, with the reason."""
+    if info.is_multimodal:
+        raise ModelError(
+            f"--model {info.path} ({info.model_type}) is a multimodal model; not available yet: models with images, "
+            f"video or audio. Pass a text model."
+        )
+    if info.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return
+    if info.needs_remote_code:
+        raise ModelError(
+            f"--model {info.path} ({info.model_type}) brings its own Python code, because transformers "
+            f"{transformers.__version__} does not know it; not available yet: code that comes with a checkpoint."
+        )
+    if info.model_type in CONFIG_MAPPING:
+        raise ModelError(
+            f"--model {info.path} is a {info.model_type} ({', '.join(info.architectures) or 'no architecture named'}), "
+            f"which is no causal language model: it does not continue text."
+        )
+    raise ModelError(
+        f"--model {info.path}: transformers {transformers.__version__} does not know the model_type "
+        f"{info.model_type!r} of its config.json. A newer transformers may: pip install -U transformers"
+    )
+
+
+def _scaled(existing: Mapping[str, Any], scaling: Mapping[str, Any]) -> dict[str, Any]:
+    """Rope parameters with another scaling: base and share of rotated dimensions stay as they are."""
+    if isinstance(existing.get("full_attention"), Mapping):
+        return {**existing, "full_attention": _scaled(existing["full_attention"], scaling)}
+    kept = {key: existing[key] for key in ("rope_theta", "partial_rotary_factor") if key in existing}
+    return {**kept, **scaling}
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

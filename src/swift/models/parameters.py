@@ -1,0 +1,55 @@
+"""This file knows how many parameters a model has, and which of them are trained."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from torch import nn
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters of one name in all layers: `layers.*.mlp.up_proj.weight`."""
+
+    name: str
+    trained: int
+    total: int
+
+
+@dataclass(frozen=True)
+class ParameterTable:
+    """What is trained: counts of elements, in all and by group; groups in the order of the model."""
+
+    trained: int
+    total: int
+    groups: tuple[ParameterGroup, ...]
+
+    @property
+    def percent(self) -> float:
+        """The share of the parameters that is trained, in percent."""
+        return 100 * self.trained / self.total if self.total else 0.0
+
+    def __str__(self) -> str:
+        rows = [(group.name, f"{group.trained:,}") for group in self.groups if group.trained]
+        width = max((len(name) for name, _ in rows), default=0)
+        head = f"trained: {self.trained:,} of {self.total:,} parameters ({self.percent:.4g}%)"
+        return "\n".join([head, *(f"  {name:<{width}}  {count:>14}" for name, count in rows)])
+
+
+def num_parameters(model: nn.Module) -> int:
+    """The elements of all parameters; tied ones count once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def parameter_table(model: nn.Module) -> ParameterTable:
+    """The parameters of a model grouped over its layers, and how many of them are trained; tied ones count once."""
+    counts: dict[str, tuple[int, int]] = {}
+    for name, parameter in model.named_parameters():
+        group = _NUMBER.sub("*", name)
+        trained, total = counts.get(group, (0, 0))
+        counts[group] = (trained + parameter.numel() * parameter.requires_grad, total + parameter.numel())
+    groups = tuple(ParameterGroup(name, trained, total) for name, (trained, total) in counts.items())
+    return ParameterTable(sum(group.trained for group in groups), sum(group.total for group in groups), groups)

@@ -1,0 +1,78 @@
+"""This file knows the tokenizer of a checkpoint and the tokens that end a reply."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from swift.core.errors import ModelError
+from swift.core.logs import get_logger
+from swift.models.info import ModelInfo, read_json
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
+    "tekken.json", "tokenizer_config.json", "qwen.tiktoken",
+)  # fmt: skip
+"""Any of these makes a folder one with a tokenizer."""
+
+
+def load_tokenizer(info: ModelInfo) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model, with both a padding and an end-of-sequence token.
+
+    A missing padding token becomes the end-of-sequence token and the other way round, which is logged. Raises
+    ModelError when there is no tokenizer, when it cannot be read, or when it has neither token.
+    """
+    if not any((info.path / name).is_file() for name in TOKENIZER_FILES):
+        raise ModelError(
+            f"--model {info.path} holds no tokenizer: none of {', '.join(TOKENIZER_FILES[:3])} is there. Copy the "
+            f"tokenizer of the model into that folder."
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(info.path)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"The tokenizer in {info.path} cannot be read: {_first_line(error)}") from error
+    _fill_special_tokens(tokenizer, info)
+    if info.vocab_size is not None and len(tokenizer) > info.vocab_size:
+        get_logger().warning(
+            "The tokenizer has %d tokens and the model embeds %d: the last %d cannot be read by the model.",
+            len(tokenizer), info.vocab_size, len(tokenizer) - info.vocab_size,
+        )  # fmt: skip
+    return tokenizer
+
+
+def end_tokens(info: ModelInfo, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The ids that end a reply: those of generation_config.json (or config.json), and the tokenizer's own, sorted."""
+    ids: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        if (info.path / name).is_file():
+            found = read_json(info.path / name).get("eos_token_id")
+            ids.update(_as_ids(found))
+            if found is not None:
+                break
+    ids.update(_as_ids(tokenizer.eos_token_id))
+    return tuple(sorted(ids))
+
+
+def _fill_special_tokens(tokenizer: PreTrainedTokenizerBase, info: ModelInfo) -> None:
+    if tokenizer.pad_token is None and tokenizer.eos_token is None:
+        raise ModelError(
+            f"The tokenizer in {info.path} names neither a padding nor an end-of-sequence token. Add one of them, "
+            f'`"eos_token": "..."`, to its tokenizer_config.json.'
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+        get_logger().info("pad_token = %s, the end-of-sequence token: the tokenizer has none", tokenizer.pad_token)
+    if tokenizer.eos_token is None:
+        tokenizer.eos_token = tokenizer.pad_token
+        get_logger().info("eos_token = %s, the padding token: the tokenizer has none", tokenizer.eos_token)
+
+
+def _as_ids(value: Any) -> list[int]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, int) else [int(one) for one in value]
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

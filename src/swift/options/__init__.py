@@ -1,0 +1,1 @@
+"""Every parameter of the manual, declared once; parsing, rules, help."""

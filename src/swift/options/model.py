@@ -1,0 +1,98 @@
+"""This file knows the options of the model: which one, how it is loaded, and quantization on loading."""
+
+from typing import Literal
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from swift.options.conditions import equals, given
+from swift.options.declare import DTypeName, Json, JsonOrName, Options, option
+from swift.options.general import HUBS
+
+CLASSIFIER = equals("task_type", "seq_cls")
+BNB = equals("quant_method", "bnb")
+AUTOMATIC_PLACEMENT = equals("device_map", "auto", "sequential", "balanced", "balanced_low_0")
+OTHER_TASKS = "tasks other than causal_lm"
+MULTIMODAL = "models of images, video and audio"
+QUANTIZATION = "quantization on loading"
+
+
+class ModelOptions(Options):
+    """The model and how it is loaded."""
+
+    model: str | None = option(None, important=True)
+    """The model: a local folder with full weights, tokenizer and config.json, or an id of the hub."""
+    model_type: str | None = option(None, important=True)
+    """Name of the model family, which decides how the model is loaded and which template it speaks. Recognised from
+    `architectures` in config.json when not given. This is not the `model_type` of config.json."""
+    model_revision: str | None = option(None, later=HUBS)
+    """Branch, tag or commit of the model on its hub."""
+    task_type: Literal["causal_lm", "seq_cls", "embedding", "reranker", "generative_reranker"] = option(
+        "causal_lm", later=OTHER_TASKS
+    )
+    """What the model does: write text, classify, embed, or rank. `seq_cls` usually wants `--num_labels` and
+    `--problem_type` too."""
+    torch_dtype: DTypeName | None = option(None, important=True)
+    """Floating-point type in which weights are held; read from config.json when not given."""
+    attn_impl: Literal["sdpa", "eager", "flash_attn", "flash_attention_2", "flash_attention_3"] | None = None
+    """Implementation of attention; read from config.json when not given. `flash_attn` means `flash_attention_2`.
+    Which ones work depends on the model and on what is installed."""
+    experts_impl: Literal["grouped_mm", "batched_mm", "eager"] | None = None
+    """Implementation of the experts of a mixture-of-experts model."""
+    new_special_tokens: list[str] = option([], later="new special tokens")
+    """Special tokens to add to the vocabulary: the tokens themselves, or .txt files with one token per line."""
+    num_labels: PositiveInt | None = option(None, when=CLASSIFIER)
+    """Number of classes, or of values of a regression."""
+    problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = option(
+        None, when=CLASSIFIER
+    )
+    """Kind of classification. When not given: regression for reward models and for one label, else
+    single_label_classification."""
+    rope_scaling: JsonOrName | None = None
+    """How position encodings stretch to longer texts: a name such as linear, dynamic or yarn together with
+    `--max_model_len`, or a JSON object that replaces `rope_scaling` in config.json."""
+    max_model_len: PositiveInt | None = None
+    """Longest text the model is said to support, in tokens; replaces `max_position_embeddings`, and with a name in
+    `--rope_scaling` gives the factor to stretch by."""
+    device_map: JsonOrName | None = None
+    """Where the layers go, as from_pretrained takes it: auto, cpu, ..., JSON text or a JSON file. Chosen by devices
+    and processes when not given."""
+    max_memory: Json | None = option(None, when=AUTOMATIC_PLACEMENT)
+    """How much of each device the weights may fill, e.g. `'{0: "20GB", 1: "20GB"}'`."""
+    local_repo_path: str | None = option(None, later="models whose code lives in a repository of its own")
+    """Local clone of the source repository that some models need to be loaded."""
+    init_strategy: (
+        Literal[
+            "zero", "uniform", "normal", "xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal", "orthogonal"
+        ]
+        | None
+    ) = option(None, later="initialising weights that a checkpoint lacks")  # fmt: skip
+    """How parameters that are not in the checkpoint are initialised, for architectures of your own."""
+    adapters: list[str] = option([], important=True)
+    """Folders of adapter weights to put on the model. In training, continues from these weights with a fresh
+    optimizer and from the first row, unlike `--resume_from_checkpoint`."""
+    model_kwargs: Json | None = option(None, later=MULTIMODAL)
+    """Knobs of particular model families, e.g. `'{"fps_max_frames": 12}'`. The environment variable of the same name
+    in capitals does the same. Give at inference what was given in training."""
+
+
+class QuantizationOptions(Options):
+    """How weights are quantized when they are loaded."""
+
+    quant_method: Literal["bnb", "hqq", "eetq", "quanto", "fp8"] | None = option(
+        None, important=True, later=QUANTIZATION
+    )
+    """Method that quantizes the weights while they are loaded. Checkpoints that are AWQ or GPTQ already need none."""
+    quant_bits: PositiveInt | None = option(
+        None, important=True, when=given("quant_method") | equals("tuner_backend", "unsloth"), later=QUANTIZATION
+    )
+    """Bits per quantized weight."""
+    hqq_axis: NonNegativeInt | None = option(None, when=equals("quant_method", "hqq"))
+    """Axis along which HQQ groups weights."""
+    bnb_4bit_compute_dtype: DTypeName | None = option(None, when=BNB)
+    """Type in which 4-bit bitsandbytes layers compute; `--torch_dtype` when not given."""
+    bnb_4bit_quant_type: Literal["fp4", "nf4"] = option("nf4", when=BNB)
+    """Number format of 4-bit bitsandbytes weights."""
+    bnb_4bit_use_double_quant: bool = option(True, when=BNB)
+    """Whether the quantization constants of bitsandbytes are quantized themselves."""
+    bnb_4bit_quant_storage: str | None = option(None, when=BNB)
+    """Type in which packed 4-bit bitsandbytes weights are stored."""

@@ -1,0 +1,131 @@
+"""This file knows which combinations of options are refused, and says all of them at once.
+
+Three kinds: an option that has no effect here (`when` of its declaration), an option of something that is not
+available yet (`later`), and options that contradict each other (the tables of rules_*.py).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from swift.options import rules_answering, rules_preference, rules_training
+from swift.options.case import Case, case_of
+from swift.options.conditions import Words
+from swift.options.declare import Command, Flag, flags
+from swift.options.renamed import RENAMED
+
+TABLES = (rules_training.rule, rules_preference.rule, rules_answering.rule)
+
+
+def broken(command: Command) -> list[Words]:
+    """Everything that is wrong with the options of this command, which must have been derived; [] when nothing is."""
+    case = case_of(command)
+    found = [words for flag in flags(type(command)).values() if (words := _refused(flag, case))]
+    return [*found, *(words for table in TABLES for words in table.broken(case))]
+
+
+def asks_for_nothing(value: Any, default: Any) -> bool:
+    """Whether a value leaves its option off: null, false, empty, or a zero that is the default anyway."""
+    return value is None or value is False or value in ([], {}, "") or (not value and value == default)
+
+
+def shown(name: str, value: Any) -> str:
+    """An option as it would be typed."""
+    if isinstance(value, bool):
+        text = str(value).lower()
+    elif isinstance(value, list):
+        text = " ".join(str(item) for item in value)
+    elif isinstance(value, dict):
+        text = f"'{json.dumps(value, ensure_ascii=False, default=str)}'"
+    else:
+        text = str(value)
+    return f"--{name} {text}".rstrip()
+
+
+def _refused(flag: Flag, case: Case) -> Words | None:
+    if flag.name not in case.asked:
+        return None
+    value, condition = case[flag.name], flag.marks.when
+    later = flag.marks.later if _is_unavailable(flag, value) else None
+    if condition is not None and not asks_for_nothing(value, flag.default) and not condition.holds(case.values):
+        return _ineffective(shown(flag.name, value), condition.words, later)
+    if later is None:
+        return None
+    works = ", ".join(str(name) for name in flag.marks.works)
+    return Words(
+        f"{shown(flag.name, value)} is not available yet: {later}." + (f" What works: {works}." if works else ""),
+        f"{shown(flag.name, value)} 暂不可用：{LATER_ZH[later]}。" + (f"目前可用：{works}。" if works else ""),
+    )
+
+
+def _ineffective(option: str, when: Words, later: str | None) -> Words:
+    and_later = f" It is not available yet either: {later}." if later else ""
+    and_later_zh = f"另外，该功能暂不可用：{LATER_ZH[later]}。" if later else ""
+    return Words(
+        f"{option} has no effect here: it applies when {when.en}. Remove it, or meet that condition.{and_later}",
+        f"{option} 在此不起作用：仅当{when.zh} 时有效。请去掉它，或满足该条件。{and_later_zh}",
+    )
+
+
+def _is_unavailable(flag: Flag, value: Any) -> bool:
+    """Whether the value belongs to a feature that is to come. The default always works, and so does asking for
+    nothing where nothing is the default."""
+    if flag.marks.later is None or value == flag.default:
+        return False
+    if asks_for_nothing(value, flag.default) and not flag.default:
+        return False
+    items = value if isinstance(value, list) and value else [value]
+    return not all(item in flag.marks.works for item in items)
+
+
+LATER_ZH = {
+    "downloading from and pushing to a hub": "从 hub 下载或推送到 hub",
+    "running on Ray": "使用 Ray 运行",
+    "quantization on loading": "加载时量化",
+    "quantizing a model": "模型量化",
+    "tasks other than causal_lm": "causal_lm 以外的任务",
+    "models of images, video and audio": "图像、视频和音频模型",
+    "models whose code lives in a repository of its own": "依赖外部代码仓库的模型",
+    "initialising weights that a checkpoint lacks": "初始化 checkpoint 中缺失的权重",
+    "new special tokens": "新增特殊 token",
+    "cached data sets": "缓存数据集",
+    "a cache of prepared rows": "预处理结果的缓存",
+    "streaming data sets": "流式数据集",
+    "preparing data in several processes": "多进程数据预处理",
+    "handing extra columns to a loss of your own": "将额外的列传给自定义损失",
+    "registering data sets by a JSON file": "用 JSON 文件注册数据集",
+    "tools and their formats": "工具及其格式",
+    "sequence parallelism": "序列并行",
+    "the Unsloth backend": "Unsloth 后端",
+    "tuners other than lora and full": "lora 与 full 以外的 tuner",
+    "LoRA on bare parameters": "作用于裸参数的 LoRA",
+    "this initialisation": "该初始化方法",
+    "LoRA+": "LoRA+",
+    "DeepSpeed": "DeepSpeed",
+    "FSDP2": "FSDP2",
+    "the auxiliary loss of mixture-of-experts models": "MoE 模型的辅助损失",
+    "the DFT loss": "DFT 损失",
+    "losses per channel": "按 channel 统计的损失",
+    "evaluation by generation": "生成式评估",
+    "an end of training by epochs of a stream": "按流式数据集的 epoch 结束训练",
+    "resuming the weights alone": "仅恢复权重",
+    "resuming without skipping data": "恢复时不跳过数据",
+    "grouping rows by length": "按长度分组",
+    "Liger kernels": "Liger 内核",
+    "packing": "packing",
+    "tokenizing while training": "训练时再分词",
+    "losses, optimizers and callbacks of your own": "自定义损失、优化器与回调",
+    "early stopping": "早停",
+    "DLRover's flash checkpoints": "DLRover 的 flash checkpoint",
+    "GaLore": "GaLore",
+    "LISA": "LISA",
+    "trackers other than tensorboard": "tensorboard 以外的记录工具",
+    "benchmarks while training": "训练中评测",
+    "the engines vLLM, SGLang and LMDeploy": "vLLM、SGLang 与 LMDeploy 引擎",
+    "conversion to and from Megatron": "与 Megatron 格式互转",
+    "Modelfiles for Ollama": "Ollama 的 Modelfile",
+}
+"""What is not available yet -> the same in Chinese."""
+
+__all__ = ["RENAMED", "broken"]

@@ -1,0 +1,205 @@
+"""This file knows the rules between options of generation, serving, sampling and export."""
+
+from __future__ import annotations
+
+from swift.options.case import Case, Rules
+from swift.options.conditions import Words
+from swift.options.defaults import has_rows_to_infer, processes
+
+rule = Rules()
+SERVED = ("deploy", "rollout", "eval", "app")
+
+
+# ---------------------------------------------------------------------------------------------------------- inference
+
+
+@rule("infer", *SERVED)
+def beams_do_not_stream(case: Case) -> Words | None:
+    """The best beam is known at the end only."""
+    if (case["num_beams"] or 1) == 1 or not case["stream"]:
+        return None
+    return Words(
+        f"--stream cannot be used together with --num_beams {case['num_beams']}: the best beam is known at the end "
+        "only. Add --stream false.",
+        f"--stream 不能与 --num_beams {case['num_beams']} 同时使用：最佳 beam 到最后才确定。请添加 --stream false。",
+    )
+
+
+@rule("infer")
+def inference_reads_what_it_is_given(case: Case) -> Words | None:
+    """Rows to train on are inferred only where they are split off."""
+    if not case.asks("dataset") or has_rows_to_infer(case.values):
+        return None
+    return Words(
+        "--dataset has no effect with swift infer, which reads validation rows: give --val_dataset, or "
+        "--split_dataset_ratio to infer on a part of --dataset.",
+        "swift infer 只读取验证数据，--dataset 不起作用：请使用 --val_dataset，或用 --split_dataset_ratio 切分一部分。",
+    )
+
+
+@rule("infer")
+def a_dialogue_has_one_partner(case: Case) -> Words | None:
+    """Several processes cannot share one keyboard, nor one screen."""
+    if processes() == 1 or (has_rows_to_infer(case.values) and not case["stream"]):
+        return None
+    if has_rows_to_infer(case.values):
+        return Words(
+            f"--stream true cannot be shared by {processes()} processes. Add --stream false.",
+            f"--stream true 不支持 {processes()} 个进程。请添加 --stream false。",
+        )
+    return Words(
+        f"A dialogue cannot be shared by {processes()} processes: give --val_dataset, or unset NPROC_PER_NODE.",
+        f"对话模式不支持 {processes()} 个进程：请给出 --val_dataset，或取消 NPROC_PER_NODE。",
+    )
+
+
+@rule()
+def merging_needs_an_adapter(case: Case) -> Words | None:
+    """There is nothing to merge otherwise."""
+    if not case["merge_lora"] or case["adapters"] or case["mcore_adapters"]:
+        return None
+    return Words(
+        "--merge_lora needs --adapters, the adapter to merge.", "--merge_lora 需要 --adapters 指定要合并的 adapter。"
+    )
+
+
+@rule()
+def merging_needs_whole_weights(case: Case) -> Words | None:
+    """Quantized weights cannot take up an adapter."""
+    if case.command in {"export", "merge-lora"} or not case.asks("merge_lora", "quant_method"):
+        return None
+    return Words(
+        "--merge_lora and --quant_method cannot be used together: quantized weights cannot take up an adapter. Merge "
+        "first, with swift merge-lora.",
+        "--merge_lora 与 --quant_method 不能同时使用：量化权重无法合并 adapter。请先用 swift merge-lora 合并。",
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------- vLLM
+
+
+@rule("infer", *SERVED)
+def other_tasks_need_the_async_engine(case: Case) -> Words | None:
+    """vLLM answers embeddings, classes and ranks through its asynchronous engine."""
+    if case["infer_backend"] != "vllm" or case["task_type"] == "causal_lm" or case["vllm_use_async_engine"]:
+        return None
+    return Words(
+        f"--task_type {case['task_type']} needs --vllm_use_async_engine true.",
+        f"--task_type {case['task_type']} 需要 --vllm_use_async_engine true。",
+    )
+
+
+@rule(*SERVED)
+def copies_need_the_async_engine(case: Case) -> Words | None:
+    """Requests are shared between copies of the model by the asynchronous engine."""
+    several = (case["vllm_data_parallel_size"] or 1) > 1
+    if case.command == "rollout" or not several or case["vllm_use_async_engine"]:
+        return None
+    return Words(
+        "--vllm_data_parallel_size above 1 needs --vllm_use_async_engine true.",
+        "--vllm_data_parallel_size 大于 1 时需要 --vllm_use_async_engine true。",
+    )
+
+
+@rule("rollout")
+def rollouts_have_no_pipeline(case: Case) -> Words | None:
+    """Weights are sent to engines that hold all layers; several turns run asynchronously."""
+    if case["vllm_pipeline_parallel_size"] > 1:
+        return Words(
+            "--vllm_pipeline_parallel_size must be 1 with swift rollout.",
+            "swift rollout 要求 --vllm_pipeline_parallel_size 为 1。",
+        )
+    if case["multi_turn_scheduler"] and not case["vllm_use_async_engine"]:
+        return Words(
+            "--multi_turn_scheduler needs --vllm_use_async_engine true.",
+            "--multi_turn_scheduler 需要 --vllm_use_async_engine true。",
+        )
+    return None
+
+
+# ----------------------------------------------------------------------------------------------------------- sampling
+
+
+@rule("sample")
+def results_go_to_one_file(case: Case) -> Words | None:
+    """The folder is --output_dir."""
+    name = case["output_file"]
+    if not name or ("/" not in name and name.endswith(".jsonl")):
+        return None
+    return Words(
+        f"--output_file {name} must be the name of a .jsonl file without folder; the folder is --output_dir.",
+        f"--output_file {name} 必须是不含目录的 .jsonl 文件名；目录由 --output_dir 指定。",
+    )
+
+
+@rule("sample")
+def a_part_has_a_number(case: Case) -> Words | None:
+    """Parts are counted from 0."""
+    parts = case["data_range"]
+    if not parts or (len(parts) == 2 and parts[0] < parts[1]):
+        return None
+    shown = " ".join(str(part) for part in parts)
+    return Words(
+        f"--data_range {shown} must be two numbers, the part and the number of parts: 0 3, 1 3 or 2 3.",
+        f"--data_range {shown} 必须是两个数，即第几份与总份数：如 0 3、1 3 或 2 3。",
+    )
+
+
+@rule("sample")
+def distilling_asks_an_api(case: Case) -> Words | None:
+    """A model here is sampled, a model behind an API is distilled."""
+    if case["sampler_type"] != "distill" or case["sampler_engine"] == "client":
+        return None
+    return Words(
+        f"--sampler_type distill needs --sampler_engine client (got {case['sampler_engine']}).",
+        f"--sampler_type distill 需要 --sampler_engine client（得到 {case['sampler_engine']}）。",
+    )
+
+
+@rule("sample")
+def replies_come_from_somewhere(case: Case) -> Words | None:
+    """Without an engine, replies are read from an earlier run."""
+    if case["sampler_engine"] != "no" or case["cache_files"]:
+        return None
+    return Words(
+        "--sampler_engine no needs --cache_files, the replies of an earlier run.",
+        "--sampler_engine no 需要 --cache_files，即上一次采样的输出。",
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- export
+
+
+@rule("export")
+def an_export_makes_one_thing(case: Case) -> Words | None:
+    """Each conversion writes its own form into output_dir."""
+    kinds = ("quant_method", "to_ollama", "to_cached_dataset", "to_mcore", "to_hf")
+    wanted = [f"--{name}" for name in kinds if case[name]]
+    if len(wanted) < 2:
+        return None
+    return Words(
+        f"{' and '.join(wanted)} cannot be exported at once. Run swift export for each.",
+        f"{' 与 '.join(wanted)} 不能一次导出。请分别运行 swift export。",
+    )
+
+
+@rule("export")
+def quantization_is_told_how(case: Case) -> Words | None:
+    """Calibrated methods need rows, and all but fp8 a number of bits."""
+    method = case["quant_method"]
+    if method in {"gptq", "awq"} and not case["dataset"]:
+        return Words(
+            f"--quant_method {method} needs --dataset for calibration.",
+            f"--quant_method {method} 需要 --dataset 用于校准。",
+        )
+    if method in {"gptq", "awq", "bnb"} and not case["quant_bits"]:
+        return Words(f"--quant_method {method} needs --quant_bits.", f"--quant_method {method} 需要 --quant_bits。")
+    return None
+
+
+@rule("export")
+def a_pushed_model_has_an_id(case: Case) -> Words | None:
+    """A hub needs to know where to."""
+    if not case["push_to_hub"] or case["hub_model_id"]:
+        return None
+    return Words("--push_to_hub needs --hub_model_id.", "--push_to_hub 需要 --hub_model_id。")

@@ -1,0 +1,353 @@
+"""This file knows the rules between options of every command, of the data and of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from swift.options.case import Case, Rules, exclusive
+from swift.options.conditions import Words
+from swift.options.defaults import is_validated
+
+rule = Rules()
+TRAINING = ("pt", "sft", "rlhf")
+MAYBE_A_HUB_ID = (
+    "model", "adapters", "ref_model", "ref_adapters", "reward_model", "reward_adapters", "teacher_model",
+    "teacher_adapters", "mcore_model", "mcore_adapters", "cached_dataset", "cached_val_dataset",
+)  # fmt: skip
+ALWAYS_LOCAL = ("resume_from_checkpoint", "external_plugins", "custom_dataset_info", "local_repo_path", "cache_files")
+
+
+# ------------------------------------------------------------------------------------------------------ every command
+
+
+@rule()
+def a_model_is_named(case: Case) -> Words | None:
+    """Nothing runs without a model, but what talks to a served one or starts from Megatron's form."""
+    elsewhere = ("eval_url", "base_url", "mcore_model", "mcore_adapters")
+    named = ("model", "adapters", "resume_from_checkpoint", *elsewhere)
+    engineless = case["sampler_engine"] in {"no", "client"}
+    if case.command == "web-ui" or engineless or any(case[name] for name in named):
+        return None
+    return Words(
+        "--model is missing: give the folder of a model, or --adapters with an adapter that knows its model.",
+        "缺少 --model：请给出模型目录，或用 --adapters 给出记录了底座模型的 adapter。",
+    )
+
+
+@rule()
+def named_paths_exist(case: Case) -> Words | None:
+    """A path that the user typed must be there; an id of a hub is left to the hub."""
+    missing: list[str] = []
+    for flag in (*MAYBE_A_HUB_ID, *ALWAYS_LOCAL):
+        value = case[flag] if flag in case.asked else None
+        for text in [value] if isinstance(value, str) else value or []:
+            path = _path(text, flag)
+            if (flag in ALWAYS_LOCAL or _looks_local(path)) and not Path(path).expanduser().exists():
+                missing.append(f"--{flag} {text}")
+    if not missing:
+        return None
+    shown = ", ".join(missing)
+    return Words(f"{shown}: there is no such file or folder.", f"{shown}：文件或目录不存在。")
+
+
+@rule()
+def split_is_for_pre_training(case: Case) -> Words | None:
+    """Only plain text may be cut into several rows."""
+    if case["truncation_strategy"] != "split" or case.command in {"pt", "web-ui"}:
+        return exclusive(
+            case, "truncation_strategy", "cached_dataset", "cached rows cannot be split", "缓存数据集无法再切分"
+        ) if case["truncation_strategy"] == "split" else None  # fmt: skip
+    return Words(
+        f"--truncation_strategy split works with swift pt only (this is swift {case.command}): a conversation that is "
+        "cut loses its prompt. Use delete, left or right.",
+        f"--truncation_strategy split 仅支持 swift pt（当前为 swift {case.command}）：对话被切开后会丢失提示。"
+        "请使用 delete、left 或 right。",
+    )
+
+
+@rule()
+def a_named_rope_needs_a_length(case: Case) -> Words | None:
+    """The factor to stretch by is computed from the wanted length."""
+    if not isinstance(case["rope_scaling"], str) or case["max_model_len"]:
+        return None
+    return Words(
+        f"--rope_scaling {case['rope_scaling']} needs --max_model_len, from which its factor follows. Give it, or write "
+        '--rope_scaling as JSON with "factor".',
+        f"--rope_scaling {case['rope_scaling']} 需要同时设置 --max_model_len 以计算 factor。请补上，"
+        '或把 --rope_scaling 写成含 "factor" 的 JSON。',
+    )
+
+
+@rule()
+def ray_needs_its_groups(case: Case) -> Words | None:
+    """Nothing is placed by itself on a cluster."""
+    if not case["use_ray"] or case["device_groups"]:
+        return None
+    return Words(
+        "--use_ray needs --device_groups, which says what runs where.", "--use_ray 需要 --device_groups 指定设备分组。"
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------- data
+
+
+@rule(*TRAINING)
+def training_needs_rows(case: Case) -> Words | None:
+    """There is nothing to learn from otherwise."""
+    if case["dataset"] or case["cached_dataset"]:
+        return None
+    return Words(
+        "--dataset is missing: give at least one data set to train on.", "缺少 --dataset：请至少给出一个训练数据集。"
+    )
+
+
+@rule(*TRAINING)
+def a_stream_needs_an_end(case: Case) -> Words | None:
+    """The number of rows of a stream is unknown, and with it the number of steps."""
+    if not case["streaming"] or case["max_steps"] > 0:
+        return None
+    return Words(
+        "--streaming needs --max_steps, because the number of rows is not known beforehand.",
+        "--streaming 需要 --max_steps，因为流式数据集的长度事先未知。",
+    )
+
+
+@rule()
+def streams_are_not_cached(case: Case) -> Words | None:
+    """A cached data set is read by position."""
+    return exclusive(case, "streaming", "cached_dataset", "cached rows are read by position", "缓存数据集按位置读取")
+
+
+@rule()
+def one_probability_per_data_set(case: Case) -> Words | None:
+    """Interleaving draws from each data set."""
+    given, wanted = len(case["interleave_prob"] or ()), len(case["dataset"] or ())
+    if not given or given == wanted:
+        return None
+    return Words(
+        f"--interleave_prob needs one probability per data set (got {given} for {wanted} in --dataset).",
+        f"--interleave_prob 的个数应与 --dataset 一致（得到 {given} 个，数据集有 {wanted} 个）。",
+    )
+
+
+@rule(*TRAINING)
+def lazy_rows_have_no_lengths(case: Case) -> Words | None:
+    """Packing, grouping and streaming decide about preparation themselves."""
+    others = [name for name in ("packing", "streaming", "group_by_length") if case[name]]
+    if not case["lazy_tokenize"] or not others:
+        return None
+    return Words(
+        f"--lazy_tokenize cannot be used together with --{others[0]}, which prepares rows in its own way. Remove one.",
+        f"--lazy_tokenize 不能与 --{others[0]} 同时使用，后者有自己的预处理方式。请去掉其中一个。",
+    )
+
+
+@rule(*TRAINING)
+def grouping_needs_lengths_and_shuffling(case: Case) -> Words | None:
+    """Lengths of a stream are unknown; groups are drawn at random."""
+    if not case["group_by_length"] or (case["train_dataloader_shuffle"] and not case["streaming"]):
+        return None
+    return Words(
+        "--group_by_length needs --train_dataloader_shuffle true and no --streaming: groups are drawn at random among "
+        "rows of known length.",
+        "--group_by_length 需要 --train_dataloader_shuffle true 且不能使用 --streaming：分组需要已知长度并带随机性。",
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- evaluation
+
+
+@rule(*TRAINING)
+def evaluation_has_rows(case: Case) -> Words | None:
+    """Asking for evaluation without rows would evaluate nothing."""
+    if "eval_strategy" not in case.asked or case["eval_strategy"] == "no" or is_validated(case.values):
+        return None
+    return Words(
+        f"--eval_strategy {case['eval_strategy']} has nothing to evaluate on: give --val_dataset or "
+        "--split_dataset_ratio, or remove it.",
+        f"--eval_strategy {case['eval_strategy']} 没有可评估的数据：请给出 --val_dataset 或 --split_dataset_ratio，"
+        "或去掉该参数。",
+    )
+
+
+@rule(*TRAINING)
+def validation_rows_are_used(case: Case) -> Words | None:
+    """Rows set apart for an evaluation that never comes would be lost."""
+    flag = next(
+        (name for name in ("val_dataset", "cached_val_dataset", "split_dataset_ratio") if case.asks(name)), None
+    )
+    if flag is None or case["eval_strategy"] != "no":
+        return None
+    return Words(
+        f"--{flag} has no effect: --eval_strategy is no, as --save_strategy is unless it is given. Set "
+        f"--eval_strategy epoch or steps, or remove --{flag}.",
+        f"--{flag} 不起作用：--eval_strategy 为 no（默认跟随 --save_strategy）。请设置 --eval_strategy epoch 或 steps，"
+        f"或去掉 --{flag}。",
+    )
+
+
+@rule(*TRAINING)
+def the_best_checkpoint_is_measured(case: Case) -> Words | None:
+    """Loading the best model at the end needs an evaluation at every checkpoint."""
+    if str(case.extra.get("load_best_model_at_end", False)).lower() != "true":
+        return None
+    aligned = case["save_strategy"] != "steps" or _divides(case["eval_steps"], case["save_steps"])
+    if case["eval_strategy"] == case["save_strategy"] != "no" and aligned:
+        return None
+    return Words(
+        "--load_best_model_at_end needs an evaluation at every checkpoint: --eval_strategy and --save_strategy alike "
+        f"and --save_steps a multiple of --eval_steps (got {case['eval_strategy']}/{case['eval_steps']} and "
+        f"{case['save_strategy']}/{case['save_steps']}).",
+        "--load_best_model_at_end 要求每个 checkpoint 都被评估：--eval_strategy 与 --save_strategy 相同，且 --save_steps 是 "
+        f"--eval_steps 的整数倍（得到 {case['eval_strategy']}/{case['eval_steps']} 与 "
+        f"{case['save_strategy']}/{case['save_steps']}）。",
+    )
+
+
+@rule(*TRAINING)
+def benchmarks_are_named(case: Case) -> Words | None:
+    """EvalScope is told what to run."""
+    if not case["eval_use_evalscope"] or case["eval_dataset"]:
+        return None
+    return Words(
+        "--eval_use_evalscope needs --eval_dataset, the benchmarks to run.",
+        "--eval_use_evalscope 需要 --eval_dataset 指定评测集。",
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- training
+
+
+@rule(*TRAINING)
+def one_way_to_warm_up(case: Case) -> Words | None:
+    """A share and a number of steps would contradict each other."""
+    if not case.asks("warmup_ratio") or not case.extra.get("warmup_steps"):
+        return None
+    return Words(
+        "--warmup_ratio and --warmup_steps cannot be used together: both say how long the learning rate rises. Remove "
+        "one of them.",
+        "--warmup_ratio 与 --warmup_steps 不能同时使用：两者都决定 warmup 长度。请去掉其中一个。",
+    )
+
+
+@rule(*TRAINING)
+def weights_are_sharded_one_way(case: Case) -> Words | None:
+    """DeepSpeed and FSDP do the same thing."""
+    return exclusive(case, "deepspeed", "fsdp", "both shard the weights", "两者都会切分权重")
+
+
+@rule(*TRAINING)
+def sharding_places_the_weights(case: Case) -> Words | None:
+    """A device map would place them a second time."""
+    for name in ("deepspeed", "fsdp"):
+        if case[name] and case["device_map"]:
+            return exclusive(case, name, "device_map", "both place the weights", "两者都会决定权重的放置")
+    return None
+
+
+@rule(*TRAINING)
+def liger_is_for_text_on_one_device(case: Case) -> Words | None:
+    """Its kernels know one device and one head."""
+    if not case["use_liger_kernel"] or (not case["device_map"] and case["task_type"] == "causal_lm"):
+        return None
+    why = "--device_map" if case["device_map"] else f"--task_type {case['task_type']}"
+    return Words(
+        f"--use_liger_kernel cannot be used together with {why}. Remove one of them.",
+        f"--use_liger_kernel 不能与 {why} 同时使用。请去掉其中一个。",
+    )
+
+
+@rule(*TRAINING)
+def tensor_parallelism_is_for_full_training(case: Case) -> Words | None:
+    """DeepSpeed's automatic tensor parallelism knows whole weights, not ZeRO-3's shards."""
+    if (case["deepspeed_autotp_size"] or 1) == 1:
+        return None
+    if case["tuner_type"] == "full" and case["deepspeed"] in {"zero0", "zero1", "zero2"}:
+        return None
+    return Words(
+        "--deepspeed_autotp_size needs --tuner_type full and --deepspeed zero0, zero1 or zero2 "
+        f"(got {case['tuner_type']} and {case['deepspeed']}).",
+        "--deepspeed_autotp_size 需要 --tuner_type full 且 --deepspeed 为 zero0、zero1 或 zero2"
+        f"（得到 {case['tuner_type']} 和 {case['deepspeed']}）。",
+    )
+
+
+@rule(*TRAINING)
+def galore_keeps_its_own_states(case: Case) -> Words | None:
+    """Projected states are not DeepSpeed's to shard."""
+    return exclusive(
+        case, "use_galore", "deepspeed", "DeepSpeed cannot shard projected states", "DeepSpeed 无法切分投影状态"
+    )
+
+
+@rule(*TRAINING)
+def embeddings_name_their_loss(case: Case) -> Words | None:
+    """There is no loss that fits every kind of pair."""
+    if case["task_type"] != "embedding" or case["loss_type"] or case.command == "rlhf":
+        return None
+    return Words(
+        "--task_type embedding needs --loss_type, e.g. infonce or cosine_similarity.",
+        "--task_type embedding 需要 --loss_type，例如 infonce 或 cosine_similarity。",
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- tuners
+
+
+@rule(*TRAINING)
+def training_goes_on_from_one_adapter(case: Case) -> Words | None:
+    """Several would have to be merged first."""
+    count = len(case["adapters"] or ())
+    if count < 2:
+        return None
+    return Words(
+        f"--adapters: training goes on from one adapter (got {count}). Merge the others into the model first, with "
+        "swift merge-lora.",
+        f"--adapters：训练只能从一个 adapter 继续（得到 {count} 个）。请先用 swift merge-lora 合并其余的。",
+    )
+
+
+@rule(*TRAINING)
+def boft_blocks_are_given_once(case: Case) -> Words | None:
+    """Their size follows from their number."""
+    return exclusive(case, "boft_block_size", "boft_block_num", "one follows from the other", "两者可以互相推出")
+
+
+@rule(*TRAINING)
+def reft_computes_once(case: Case) -> Words | None:
+    """Recomputed activations would be intervened on twice."""
+    if case["tuner_type"] != "reft" or not case["gradient_checkpointing"]:
+        return None
+    return Words(
+        "--tuner_type reft cannot be used together with --gradient_checkpointing true: interventions would run twice. "
+        "Add --gradient_checkpointing false.",
+        "--tuner_type reft 不能与 --gradient_checkpointing true 同时使用：干预会执行两次。"
+        "请添加 --gradient_checkpointing false。",
+    )
+
+
+@rule(*TRAINING)
+def unsloth_knows_two_ways(case: Case) -> Words | None:
+    """It trains all parameters or LoRA."""
+    if case["tuner_backend"] != "unsloth" or case["tuner_type"] in {"full", "lora"}:
+        return None
+    return Words(
+        f"--tuner_backend unsloth knows --tuner_type full and lora (got {case['tuner_type']}).",
+        f"--tuner_backend unsloth 仅支持 --tuner_type full 和 lora（得到 {case['tuner_type']}）。",
+    )
+
+
+def _path(text: str, flag: str) -> str:
+    """The path in the text of an option: without the name of an adapter, without a number of rows."""
+    if flag == "adapters" and "=" in text:
+        return text.partition("=")[2]
+    return text.partition("#")[0] if flag.startswith("cached") else text
+
+
+def _looks_local(text: str) -> bool:
+    """Whether it is meant as a path: an id of a hub is `owner/name`."""
+    return text.startswith(("/", ".", "~")) or "\\" in text or text.count("/") > 1
+
+
+def _divides(part: float | None, whole: float) -> bool:
+    return part is not None and abs(whole / part - round(whole / part)) < 1e-9  # shares are not exact in binary

@@ -1,0 +1,1 @@
+"""Carry tensors from a batch to a loss."""

@@ -1,0 +1,114 @@
+"""This file knows how our options of training become the training arguments of transformers."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from swift.core.errors import UsageError
+from swift.models.precision import MixedPrecision
+from swift.options.general import GeneralOptions
+from swift.options.training import TrainingOptions
+
+UNCHANGED = (
+    "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "weight_decay",
+    "adam_beta1", "adam_beta2", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "full_determinism",
+    "logging_first_step", "logging_steps", "metric_for_best_model", "greater_is_better", "num_train_epochs",
+    "save_strategy", "save_steps", "eval_strategy", "eval_steps", "eval_on_start", "max_steps", "save_on_each_node",
+    "save_only_model", "ignore_data_skip", "ddp_find_unused_parameters", "dataloader_num_workers",
+    "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor", "optim", "optim_args",
+    "average_tokens_across_devices", "max_grad_norm",
+)  # fmt: skip
+"""Options that mean the same in transformers, under the same name; None leaves them to transformers."""
+
+
+def training_arguments(training: TrainingOptions, general: GeneralOptions, *, output_dir: Path,
+                       precision: MixedPrecision, extra: Mapping[str, Any]) -> TrainingArguments:  # fmt: skip
+    """The arguments of transformers' Trainer for one run, writing into `output_dir`.
+
+    `extra` are arguments that only transformers knows; each overrides what is derived here. What transformers
+    refuses is a UsageError that names the flag.
+
+    Some things are left out on purpose, because our own code does them: reporting, rotating checkpoints, the progress
+    bar. A loss that is not finite is logged as it is, not replaced by an average.
+    """
+    _check_warmup(training, extra)
+    same = {name: getattr(training, name) for name in UNCHANGED}
+    values: dict[str, Any] = {name: value for name, value in same.items() if value is not None}
+    values |= _translated(training, general)
+    values |= {
+        "output_dir": str(output_dir),
+        "bf16": precision == "bf16",
+        "fp16": precision == "fp16",
+        "use_cpu": not torch.accelerator.is_available(),
+        "remove_unused_columns": False,
+        "report_to": "none",
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": False,
+    }
+    try:
+        return TrainingArguments(**{**values, **extra})
+    except (ValueError, TypeError, NotImplementedError, OSError) as error:
+        raise UsageError(_said(error, {**same, **extra})) from error
+
+
+def _translated(training: TrainingOptions, general: GeneralOptions) -> dict[str, Any]:
+    """Options that transformers calls otherwise, or counts otherwise."""
+    values: dict[str, Any] = {
+        "seed": general.seed,
+        "ddp_timeout": general.ddp_timeout,
+        "activation_checkpointing": training.gradient_checkpointing,
+        "warmup_steps": _warmup(training.warmup_ratio),
+    }
+    if general.ddp_backend is not None:
+        values["ddp_backend"] = general.ddp_backend
+    if training.gradient_checkpointing:
+        values["activation_checkpointing_kwargs"] = checkpointing_kwargs(training)
+    if training.neftune_noise_alpha > 0:
+        values["neftune_noise_alpha"] = training.neftune_noise_alpha
+    if training.ddp_find_unused_parameters is None:
+        # Looking for unused parameters costs a pass over the graph in every step and cannot be combined with
+        # recomputed activations.
+        values["ddp_find_unused_parameters"] = not training.gradient_checkpointing
+    return values
+
+
+def checkpointing_kwargs(training: TrainingOptions) -> dict[str, Any]:
+    """What torch.utils.checkpoint is called with; `use_reentrant` is False unless it was given."""
+    return {"use_reentrant": False, **(training.gradient_checkpointing_kwargs or {})}
+
+
+def _warmup(ratio: float) -> float:
+    """A ratio as transformers takes it: a number below 1 is a share of all steps, so 1 is the number before it."""
+    return math.nextafter(1.0, 0.0) if ratio == 1 else ratio
+
+
+def _check_warmup(training: TrainingOptions, extra: Mapping[str, Any]) -> None:
+    if training.warmup_ratio > 0 and extra.get("warmup_steps"):
+        raise UsageError(
+            f"--warmup_ratio {training.warmup_ratio} and --warmup_steps {extra['warmup_steps']} both say how long to "
+            f"warm up. Drop one of them."
+        )
+
+
+def _said(error: Exception, values: Mapping[str, Any]) -> str:
+    """What transformers refused, with the flag it is about in front: the one whose value or name it mentions."""
+    text = str(error)
+    words = set(re.findall(r"\w+", text))
+    valued = [name for name, value in values.items() if value == text.partition(" ")[0]]
+    named = [name for name in values if name in words]
+    flags = valued or named
+    front = f"--{flags[0]}: " if flags else "These training arguments do not fit together: "
+    return front + text
+
+
+def without_evaluation(arguments: TrainingArguments) -> TrainingArguments:
+    """The same arguments for a run that turned out to have nothing to evaluate on."""
+    return replace(arguments, eval_strategy="no", eval_on_start=False)

@@ -1,0 +1,229 @@
+"""This file knows what all our trainers have in common: the one subclass of transformers' Trainer.
+
+It touches private names of transformers where the Trainer has no public one; the equivalence tests of the trainers are
+the fence around that.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    EvalPrediction,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)  # fmt: skip
+from typing_extensions import override
+
+from swift.core.errors import ModelError
+from swift.core.logs import get_logger
+from swift.data.sharding import EpochSampler
+from swift.losses.supervised import IGNORED
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What a trainer is fed with: samples to learn from, samples to evaluate on, and how they become batches."""
+
+    train: Any
+    val: Any | None
+    collate: Callable[[Any], dict[str, Any]]
+    seed: int
+    shuffle: bool = True
+
+
+@dataclass(frozen=True)
+class Companions:
+    """What is saved beside the weights, so that a checkpoint can be used by itself.
+
+    chat_template: the template that rendered the training samples, in place of the tokenizer's own.
+    files: copied as they are: args.json, the model's own generation_config.json.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    chat_template: str | None
+    files: tuple[Path, ...] = ()
+
+    def write(self, folder: Path) -> None:
+        """Put everything into the folder of a checkpoint."""
+        self.tokenizer.save_pretrained(folder)
+        if self.chat_template is not None:
+            (folder / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
+        for file in self.files:
+            shutil.copy2(file, folder)
+
+
+class SwiftTrainer(Trainer):
+    """A Trainer whose loss is a mean over the tokens of a whole step, and whose order of rows depends on the epoch.
+
+    A subclass computes its loss from `num_items_in_batch`, the learnt tokens of all batches of the optimizer step, so
+    the loss is scaled already: dividing it by the number of accumulated batches again would make `1 x 8` and `8 x 1`
+    different trainings.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, model: nn.Module, args: TrainingArguments, feed: Feed, companions: Companions,
+                 compute_metrics: Callable[[EvalPrediction], dict[str, float]],
+                 callbacks: list[TrainerCallback]) -> None:  # fmt: skip
+        self.sampler = EpochSampler(len(feed.train), feed.seed, feed.shuffle)
+        self.companions = companions
+        self._sums: dict[str, Tensor] = {}
+        config: PreTrainedConfig = model.config  # type: ignore[assignment]  # an adapter passes it on
+        use_cache = config.use_cache
+        super().__init__(
+            model=model,  # type: ignore[arg-type]  # an adapter around a model is no PreTrainedModel and works as one
+            args=args,
+            data_collator=feed.collate,  # type: ignore[arg-type]  # samples are objects of ours, not dictionaries
+            train_dataset=feed.train,
+            eval_dataset=feed.val,
+            compute_metrics=compute_metrics,
+            callbacks=[_Position(self.sampler), *callbacks],
+        )
+        # The Trainer writes its own choice into the config, which would be saved with the model.
+        config.use_cache = use_cache
+        for shown_by_ours in (PrinterCallback, ProgressCallback):
+            self.remove_callback(shown_by_ours)
+        recompute = args.activation_checkpointing_kwargs
+        if args.activation_checkpointing and isinstance(recompute, dict) and recompute.get("use_reentrant"):
+            # Reentrant recomputation yields gradients only where an input requires them; embeddings may be frozen.
+            model.enable_input_require_grads()  # type: ignore[operator]
+        _make_savable(model.generation_config)  # type: ignore[arg-type]  # an adapter passes it on
+        set_seed(args.seed + args.process_index)
+
+    # ------------------------------------------------------------------------------------------------------- batches
+
+    @override
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
+        return self.sampler
+
+    @override
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], Tensor]:
+        """The batches of one optimizer step, and how many tokens are learnt in them.
+
+        With `--average_tokens_across_devices` the tokens of all processes, else of this one. At least 1, so that a
+        step without any learnt token has loss 0.
+        """
+        batches = list(islice(epoch_iterator, num_batches))
+        count = torch.tensor(sum(int((batch["labels"] != IGNORED).sum()) for batch in batches), device=device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            count = self.accelerator.reduce(count, "sum")
+        return batches, count.clamp(min=1)  # type: ignore[union-attr]  # one tensor in, one tensor out
+
+    @override
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The norm of the gradient; a gradient that is not finite is dropped, and the weights stay as they are.
+
+        A loss scaler (fp16) looks for such gradients itself and lowers its scale.
+        """
+        norm: Any = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if self.accelerator.scaler is None and not math.isfinite(norm):
+            get_logger().warning(
+                "step %d: the gradient is %s; the weights stay as they are", self.state.global_step + 1, norm
+            )
+            model.zero_grad()
+        return norm
+
+    # ------------------------------------------------------------------------------------------------------- metrics
+
+    def record(self, name: str, numerator: Tensor, denominator: Tensor) -> None:
+        """Add to a ratio that the next log of training shows, over all processes since the last log."""
+        pair = torch.stack([numerator, denominator]).detach().to(torch.float64)
+        self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+
+    @override
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log the values, and with those of training the ratios that were recorded since the last time."""
+        if "loss" in logs and self._sums:
+            names = sorted(self._sums)
+            sums = self.accelerator.reduce(torch.stack([self._sums[name] for name in names]), "sum")
+            self._sums.clear()
+            logs |= {name: right / max(total, 1) for name, (right, total) in zip(names, sums.tolist(), strict=True)}  # type: ignore[union-attr]
+        super().log(logs, start_time)
+
+    @override
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate without touching the random state, so that a run with evaluations equals one without."""
+        with torch.random.fork_rng(devices=[]):
+            return super().evaluate(*args, **kwargs)
+
+    # -------------------------------------------------------------------------------------------------------- saving
+
+    @override
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Weights as transformers saves them, and everything needed to use them."""
+        super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir or ".")
+        if self.args.should_save:
+            if self.args.process_index > 0 and isinstance(self.model, PreTrainedModel):
+                _save_on_this_node(self.model, folder)
+            self.companions.write(folder)
+            if not (folder / "generation_config.json").exists():  # an adapter is saved without one
+                self.model.generation_config.save_pretrained(folder)  # type: ignore[union-attr]
+
+
+def _make_savable(config: GenerationConfig) -> None:
+    """Let a generation config be saved that transformers would refuse to write, hours later, at the first checkpoint.
+
+    Published configs have sampling values without `do_sample`; with it they are valid. What stands in a checkpoint is
+    the model's own file, a copy (`Companions.files`). Raises ModelError when the config is wrong in another way.
+    """
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        config.do_sample = True
+        try:
+            config.validate(strict=True)
+        except ValueError as error:
+            raise ModelError(
+                f"generation_config.json of the model cannot be saved again; correct it: {error}"
+            ) from error
+
+
+def _save_on_this_node(model: PreTrainedModel, folder: Path) -> None:
+    """Save a whole model on a process that is not the first of all (`--save_on_each_node`).
+
+    `save_pretrained` asks the model whether this process writes, and the model knows of one disk only. So it is asked
+    of a view of the model, with the same parameters and another answer.
+    """
+    view = copy.copy(model)
+    view.should_save_on_this_rank = lambda is_main_process: is_main_process  # type: ignore[method-assign]
+    view.save_pretrained(folder)
+
+
+class _Position(TrainerCallback):
+    """Keeps the sampler at the epoch of the training, and the intervals at what this run was asked for."""
+
+    def __init__(self, sampler: EpochSampler) -> None:
+        self.sampler = sampler
+
+    @override
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """A resumed state brings the logging, saving and evaluation steps of its old run: take those of this one."""
+        state.compute_steps(args, state.max_steps)
+
+    @override
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Tell the sampler its epoch; accelerate does not reach it in a resumed epoch of several processes."""
+        self.sampler.set_epoch(int(state.epoch))

@@ -1,0 +1,70 @@
+"""This file knows which checkpoints of a run are kept, and what points to them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing_extensions import override
+
+from swift.core.logs import get_logger
+from swift.trainers.outputs import checkpoints
+
+
+class Checkpoints(TrainerCallback):
+    """Keeps the newest `limit` checkpoints, always with the best and the last among them, and names the last.
+
+    With `links`, `<folder>/last` and `<folder>/best` point to them when training ends.
+    """
+
+    def __init__(self, limit: int | None, links: bool) -> None:
+        self.limit = limit
+        self.links = links
+        self.last: Path | None = None
+
+    @override
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Note the checkpoint, and delete the oldest that are too many."""
+        folder = Path(_text(args.output_dir))
+        self.last = folder / f"checkpoint-{state.global_step}"
+        get_logger().info("saved %s", self.last)
+        if args.should_save and self.limit is not None:
+            best = Path(state.best_model_checkpoint) if state.best_model_checkpoint else None
+            for checkpoint in superfluous(checkpoints(folder), self.limit, {self.last, best}):
+                get_logger().info("deleting %s: --save_total_limit %d", checkpoint, self.limit)
+                shutil.rmtree(checkpoint)
+
+    @override
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Point to the last and the best checkpoint."""
+        if not (self.links and args.should_save):
+            return
+        folder = Path(_text(args.output_dir))
+        best = Path(state.best_model_checkpoint) if state.best_model_checkpoint else None
+        for name, checkpoint in (("last", self.last), ("best", best)):
+            if checkpoint is not None:
+                _link(folder / name, checkpoint)
+
+
+def superfluous(found: list[Path], limit: int, kept: set[Path | None]) -> list[Path]:
+    """Which of the checkpoints, oldest first, go so that `limit` are left; those in `kept` never do."""
+    goes = [checkpoint for checkpoint in found if checkpoint not in kept]
+    return goes[: max(0, len(found) - limit)]
+
+
+def _link(link: Path, target: Path) -> None:
+    """Make `link` point to `target`, relative to it, in one move; what is there and is no link stays."""
+    if link.exists() and not link.is_symlink():
+        get_logger().error("%s exists and is no link, so it was left alone; the checkpoint is %s", link, target)
+        return
+    beside = link.with_name(f".{link.name}.{os.getpid()}")
+    beside.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
+    beside.replace(link)
+
+
+def _text(output_dir: str | None) -> str:
+    assert output_dir is not None, "training arguments are made with an output folder"
+    return output_dir

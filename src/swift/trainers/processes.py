@@ -1,0 +1,56 @@
+"""This file knows the processes of a run: how they start together, and how they agree."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from swift.core import environment
+from swift.core.errors import RunError
+from swift.options.general import GeneralOptions
+
+T = TypeVar("T")
+
+
+def join(general: GeneralOptions, device_type: str) -> None:
+    """Join the process group of this run, when it has several processes and there is none yet.
+
+    The back end is `--ddp_backend`, else nccl on CUDA and gloo elsewhere. A process that waits longer than
+    `--ddp_timeout` seconds for the others fails.
+    """
+    if environment.world_size() == 1 or dist.is_initialized():
+        return
+    backend = general.ddp_backend or ("nccl" if device_type == "cuda" else "gloo")
+    if device_type == "cuda":
+        torch.cuda.set_device(environment.local_rank())
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=general.ddp_timeout))
+    except (RuntimeError, ValueError) as error:
+        raise RunError(f"--ddp_backend {backend} cannot start here: {error}") from error
+
+
+def leave() -> None:
+    """Leave the process group, so that no process ends while another still talks to it."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def told(value: T) -> T:
+    """What the first process says: `value` of rank 0, on every rank."""
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def largest(number: int, device: torch.device) -> int:
+    """The largest of the numbers that the processes hold."""
+    if not dist.is_initialized():
+        return number
+    held = torch.tensor(number, device=device)
+    dist.all_reduce(held, op=dist.ReduceOp.MAX)
+    return int(held)

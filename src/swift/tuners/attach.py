@@ -1,0 +1,191 @@
+"""This file knows how a model is made ready to learn: with all its parameters, a new adapter, or one made before."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTuner
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+from swift.core.errors import ModelError, UsageError
+from swift.core.logs import get_logger
+from swift.models.info import adapter_folder, check_adapter
+from swift.models.precision import mixed_precision, torch_dtype
+from swift.options.tuner import TunerChoice, TunerOptions
+from swift.tuners.freeze import freeze
+from swift.tuners.peft_configs import lora_config
+
+SAVED_LORA = {
+    "lora_rank": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout", "lora_bias": "bias",
+    "use_dora": "use_dora", "use_rslora": "use_rslora",
+}  # fmt: skip
+"""Option -> its name in an adapter_config.json."""
+RESIDUAL_INITS = ("pissa_niter", "lora_ga")
+"""Initialisations that move a part of the weights into the adapter in a way that loading does not repeat exactly."""
+
+
+def attach(
+    model: PreTrainedModel,
+    choice: TunerChoice,
+    options: TunerOptions,
+    *,
+    adapters: Sequence[str] = (),
+    asked: Collection[str] = (),
+) -> PreTrainedModel | PeftModel:
+    """The model ready for training: what is trained has requires_grad, all else has not.
+
+    `full` trains all parameters but the frozen ones. `lora` adds an adapter, drawn from torch's random numbers, or
+    goes on with the one of `adapters`, in the shape it was made with; of the options that the user `asked` for, none
+    may want another shape. float16 parameters that are trained become float32, which mixed precision needs.
+    """
+    if choice.tuner_backend != "peft":
+        raise UsageError(f"--tuner_backend {choice.tuner_backend} is not available yet; there is peft.")
+    if choice.tuner_type == "full":
+        if adapters:
+            raise UsageError(
+                f"--adapters {' '.join(adapters)} cannot be trained with --tuner_type full. Train it on with "
+                f"--tuner_type lora, or merge it first (swift merge-lora) and pass the result with --model."
+            )
+        freeze(model, options)
+        _cast_trained(model)
+        return model
+    if choice.tuner_type != "lora":
+        raise UsageError(f"--tuner_type {choice.tuner_type} is not available yet; there are lora and full.")
+    model.requires_grad_(False)
+    adapted = _continued(model, options, adapters, asked) if adapters else _fresh(model, options)
+    _cast_trained(adapted)
+    if options.lora_dtype is not None:
+        _cast_adapter(adapted, options.lora_dtype, str(model.dtype).removeprefix("torch."))
+    return adapted
+
+
+def load_adapters(model: PreTrainedModel, paths: Sequence[str | Path]) -> PreTrainedModel | PeftModel:
+    """The model with adapters for inference, all of them active; their effects add up. The model itself without any.
+
+    Raises ModelError when a folder is no adapter, when its weights are missing or damaged, or do not fit the model.
+    """
+    adapted: PreTrainedModel | PeftModel = model
+    names: list[str] = []
+    for index, path in enumerate(paths):
+        name = "default" if index == 0 else f"adapter_{index}"
+        adapted = _read_adapter(adapted, adapter_folder(str(path)), name=name, trainable=False)
+        names.append(name)
+    if isinstance(adapted, PeftModel) and len(names) > 1:
+        tuner = adapted.base_model
+        assert isinstance(tuner, BaseTuner), "several adapters are active in the tuner, which PeftModel wraps"
+        tuner.set_adapter(names, inference_mode=True)
+    return adapted.eval() if paths else adapted
+
+
+def _fresh(model: PreTrainedModel, options: TunerOptions) -> PeftModel:
+    """A new adapter on a model."""
+    config = lora_config(model, options)
+    try:
+        with _without_noise():
+            adapted = get_peft_model(model, config)
+    except ValueError as error:
+        raise ModelError(f"This model cannot be given the adapter that was asked for: {_first_lines(error)}") from error
+    assert isinstance(adapted, PeftModel), "no mixed adapters were asked for"
+    return adapted
+
+
+def _continued(
+    model: PreTrainedModel, options: TunerOptions, adapters: Sequence[str], asked: Collection[str]
+) -> PeftModel:
+    """An adapter made before, trainable, with what it was made with in place of the options of this run."""
+    if len(adapters) != 1:
+        raise UsageError(f"--adapters: training goes on with exactly one adapter (got {len(adapters)}).")
+    folder = adapter_folder(adapters[0])
+    config = PeftConfig.from_pretrained(str(folder))
+    if not isinstance(config, LoraConfig):
+        raise ModelError(
+            f"--adapters {folder} is no LoRA adapter but {config.peft_type}: it cannot be trained on here."
+        )
+    wanted = {option: getattr(options, option) for option in SAVED_LORA}
+    saved = {option: getattr(config, key) for option, key in SAVED_LORA.items()}
+    differing = [option for option in SAVED_LORA if wanted[option] != saved[option]]
+    refused = [f"--{option} {wanted[option]} (it has {saved[option]})" for option in differing if option in asked]
+    if refused:
+        raise UsageError(
+            f"The adapter {folder} was made with another shape than {', '.join(refused)}. Drop that option."
+        )
+    for option in differing:
+        get_logger().info("%s = %s, as the adapter was made with", option, saved[option])
+    adapted = _read_adapter(model, folder, name="default", trainable=True)
+    assert isinstance(adapted, PeftModel), "reading an adapter gives a model with it"
+    return adapted
+
+
+def _read_adapter(model: PreTrainedModel | PeftModel, folder: Path, *, name: str, trainable: bool) -> PeftModel:
+    """Add a saved adapter to a model; every weight must find its place, and every place its weight."""
+    stored = check_adapter(folder)
+    config = PeftConfig.from_pretrained(str(folder))
+    if isinstance(config, LoraConfig) and str(config.init_lora_weights).startswith(RESIDUAL_INITS):
+        get_logger().warning(
+            "%s was initialised with %s, which changed the weights it was trained on: unless it was converted when it "
+            "was saved, it does not fit the original model.", folder, config.init_lora_weights,
+        )  # fmt: skip
+    try:
+        with _without_noise():
+            warnings.filterwarnings("error", message=".*missing adapter keys")  # they would be left at random
+            if isinstance(model, PeftModel):
+                model.load_adapter(str(folder), adapter_name=name, is_trainable=trainable)
+                adapted = model
+            else:
+                adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=trainable)
+    except (RuntimeError, ValueError, KeyError, TypeError, UserWarning, SafetensorError) as error:
+        raise _misfit(folder, config, _first_lines(error)) from error
+    places = set(get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False))
+    unplaced = sorted((stored or set()) - places - set(adapted.state_dict()))
+    if unplaced:
+        raise _misfit(folder, config, f"{len(unplaced)} of its weights have no place there, {unplaced[0]} among them")
+    return adapted
+
+
+@contextmanager
+def _without_noise() -> Iterator[None]:
+    """Warnings that a user cannot act on are not shown.
+
+    peft 0.21 asks transformers 5.23 for checkpointing by an older name; and it warns of every adapter on a tied
+    embedding, which here is trained as one matrix when it is trained whole, and is untied when it is merged.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*", category=UserWarning)
+        yield
+
+
+def _misfit(folder: Path, config: PeftConfig, why: str) -> ModelError:
+    return ModelError(
+        f"--adapters {folder} does not fit the model: {why}. It was trained on {config.base_model_name_or_path}; pass "
+        f"that model with --model."
+    )
+
+
+def _cast_trained(model: torch.nn.Module) -> None:
+    """float16 has no room for the small steps of an optimizer: what is trained is kept in float32."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype == torch.float16:
+            parameter.data = parameter.data.float()
+
+
+def _cast_adapter(model: PreTrainedModel | PeftModel, dtype: str, model_dtype: str) -> None:
+    """`--lora_dtype`: the type of the adapter's matrices; modules trained whole keep theirs."""
+    if dtype == "float16" and mixed_precision(model_dtype) == "fp16":
+        raise UsageError(
+            "--lora_dtype float16 cannot be trained in fp16 mixed precision, which keeps float32 values of what it "
+            "trains. Use --lora_dtype float32, or --torch_dtype bfloat16."
+        )
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.to(torch_dtype(dtype))
+
+
+def _first_lines(error: BaseException) -> str:
+    return " ".join(line.strip() for line in str(error).strip().splitlines()[:3]).rstrip(".")

@@ -1,0 +1,125 @@
+"""This file knows how an adapter becomes part of the weights, and how it is shown that nothing else changed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, LoraModel, PeftConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from swift.core.errors import ModelError
+from swift.core.logs import get_logger
+from swift.models.info import adapter_folder
+from swift.tuners.attach import load_adapters
+
+TOLERANCES = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+"""How far merged logits may be from those with the adapter, as a share of their norm: what rounding the sums W + BA to
+the type of the weights explains, and a lost matrix or a wrong scale does not."""
+PROMPT_LENGTH = 32
+
+
+def merge(model: PreTrainedModel, adapters: Sequence[str | Path]) -> PreTrainedModel:
+    """The model with the adapters added into its weights, in their type: W + scale B A for every adapted matrix.
+
+    The model is changed in place. Merged and unmerged logits of a short prompt are compared before it is given back.
+    Raises ModelError for adapters that cannot be merged, with the reason, and when the logits differ by more than
+    rounding explains.
+    """
+    if not adapters:
+        raise ModelError("There is nothing to merge: --adapters names no adapter.")
+    for path in adapters:
+        require_mergeable(PeftConfig.from_pretrained(str(adapter_folder(str(path)))), Path(path))
+    if model.config.to_dict().get("quantization_config"):
+        raise ModelError(
+            f"{model.config.name_or_path} is quantized, and an adapter cannot be added into quantized weights without "
+            f"loss. Merge into the model it was quantized from."
+        )
+    adapted = load_adapters(model, adapters)
+    assert isinstance(adapted, PeftModel), "there is at least one adapter"
+    before = prompt_logits(adapted)
+    _untie(adapted)
+    merged = _fold(adapted).requires_grad_(False)
+    _require_equal(before, prompt_logits(merged), model.dtype)
+    return merged
+
+
+def require_mergeable(config: PeftConfig, folder: Path) -> None:
+    """Refuse an adapter that no weight matrix can hold, saying why."""
+    why = None
+    if not isinstance(config, LoraConfig):
+        why = f"it is a {config.peft_type} adapter, and only LoRA is merged here"
+    elif config.lora_bias:
+        why = "its matrices B have biases (lora_bias), which layers without a bias have no place for"
+    elif config.alora_invocation_tokens:
+        why = "it is an activated LoRA, which is on for some tokens and off for others"
+    elif config.layer_replication:
+        why = "it replicates layers (layer_replication), so that one weight would need several values"
+    if why:
+        raise ModelError(f"--adapters {folder} cannot be merged: {why}. Use it unmerged, with --adapters.")
+
+
+@torch.no_grad()
+def prompt_logits(model: nn.Module) -> Tensor:
+    """Logits [T, V] in float32 for a prompt of token ids spread evenly over the vocabulary."""
+    model.eval()
+    config: Any = model.config
+    vocab_size = config.get_text_config().vocab_size
+    ids_BT = torch.linspace(0, vocab_size - 1, PROMPT_LENGTH).long()[None]
+    device = next(model.parameters()).device
+    return model(input_ids=ids_BT.to(device), use_cache=False).logits[0].float()
+
+
+def relative_errors(expected_TV: Tensor, found_TV: Tensor) -> Tensor:
+    """|found - expected| / |expected| for each position, in the Euclidean norm: a vector of T numbers."""
+    return (found_TV - expected_TV).norm(dim=-1) / expected_TV.norm(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def _require_equal(before_TV: Tensor, after_TV: Tensor, dtype: torch.dtype) -> None:
+    """The gate. In half precision the median position counts: rounding may send single tokens to another expert."""
+    errors_T = relative_errors(before_TV, after_TV)
+    error = float(errors_T.max() if dtype == torch.float32 else errors_T.median())
+    tolerance = TOLERANCES[dtype]
+    name = str(dtype).removeprefix("torch.")
+    if not error <= tolerance:  # also when the error is not a number
+        raise ModelError(
+            f"The merged model does not equal the model with its adapter: their logits differ by {error:.2g} of their "
+            f"norm, and {tolerance:.2g} is what rounding to {name} explains. Nothing was saved. Use the adapter "
+            f"unmerged, or merge in more precision: --torch_dtype float32."
+        )
+    get_logger().info("merged = adapter: logits differ by %.2g of their norm (limit %.2g, %s)", error, tolerance, name)
+
+
+def _fold(adapted: PeftModel) -> PreTrainedModel:
+    """Add the matrices into the weights and take the adapter away."""
+    tuner = cast("LoraModel", adapted.base_model)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")  # the gate answers this worry
+        try:
+            return cast("PreTrainedModel", tuner.merge_and_unload(safe_merge=True))
+        except (ValueError, NotImplementedError) as error:
+            raise ModelError(f"The adapter cannot be merged: {str(error).strip()}") from error
+
+
+def _untie(adapted: PeftModel) -> None:
+    """Give the output layer a matrix of its own where it shares one with the embedding and either is adapted.
+
+    Added into the shared matrix, an adapter of one would act on the other too.
+    """
+    model: PreTrainedModel = cast("LoraModel", adapted.base_model).model
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if not (isinstance(embedding, BaseTunerLayer) or isinstance(head, BaseTunerLayer)):
+        return
+    source, target = _without_adapter(embedding), _without_adapter(head)
+    if source.weight is target.weight:
+        target.weight = nn.Parameter(source.weight.detach().clone(), requires_grad=False)
+        get_logger().info("The embedding and the output layer differ from now on: the adapter changes one of them.")
+
+
+def _without_adapter(module: Any) -> Any:
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module

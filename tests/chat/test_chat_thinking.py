@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from chat_families import chat
+
+from swift.chat.thinking import add_non_thinking_prefix, split_thinking, strip_history, thoughts
+
+PREFIX = "<think>\n\n</think>\n\n"
+
+
+def said(conversation) -> list[str]:
+    return [m.content for m in conversation.messages if m.role == "assistant"]
+
+
+def test_the_prefix_goes_in_front_of_replies_that_neither_think_nor_have_it() -> None:
+    talk = chat("Q", "A", "Q", "<think>\nhm\n</think>\n\nA", "Q", PREFIX + "A", "Q", "B")
+    edited = add_non_thinking_prefix(talk, PREFIX, last_round=False)
+    assert said(edited) == [PREFIX + "A", "<think>\nhm\n</think>\n\nA", PREFIX + "A", PREFIX + "B"]
+    assert add_non_thinking_prefix(edited, PREFIX, last_round=False) == edited
+
+
+def test_in_the_last_round_only_the_reply_after_the_last_user_gets_the_prefix() -> None:
+    edited = add_non_thinking_prefix(chat("Q", "A", "Q", "B"), PREFIX, last_round=True)
+    assert said(edited) == ["A", PREFIX + "B"]
+
+
+def test_past_thinking_goes_and_the_last_stays() -> None:
+    thinking = "<think>\nhm\n</think>\n\n A "
+    edited = strip_history(chat("Q", thinking, "Q", " B ", "Q", thinking), "")
+    assert said(edited) == ["A", " B ", thinking]
+    assert strip_history(edited, "") == edited
+
+
+def test_the_history_prefix_stands_in_front_of_every_past_reply() -> None:
+    edited = strip_history(chat("Q", "<think>hm</think>A", "Q", "B", "Q", "C"), "</think>")
+    assert said(edited) == ["</think>A", "</think>B", "C"]
+
+
+def test_a_conversation_to_continue_loses_all_its_thinking() -> None:
+    assert said(strip_history(chat("Q", "<think>hm</think>A", "Q"), "")) == ["A"]
+
+
+def test_a_reply_is_parted_into_thoughts_and_answer_without_loss() -> None:
+    for reply in ("A", "<think>\nhm\n</think>\n\nA", "hm\n</think>\n\nA", "<think></think>", "<think>hm"):
+        head, answer = split_thinking(reply)
+        assert head + answer == reply
+    assert split_thinking("<think>\nhm\n</think>\n\nA") == ("<think>\nhm\n</think>\n\n", "A")
+    assert thoughts("<think>\n hm \n</think>\n\nA") == "hm"
+    assert thoughts(PREFIX + "A") == ""

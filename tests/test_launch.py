@@ -1,0 +1,74 @@
+"""When and how one process becomes several under torchrun."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from swift import launch
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The command lines that would replace this process."""
+    lines: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda _, line: lines.append(line))
+    for name in ("NPROC_PER_NODE", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    return lines
+
+
+def test_one_process_stays_one(started):
+    launch.relaunch("sft", ["--model", "m"])
+    assert started == []
+
+
+@pytest.mark.parametrize("command", launch.DISTRIBUTED)
+def test_nproc_per_node_starts_torchrun_with_the_same_command_line(started, monkeypatch, command):
+    monkeypatch.setenv("NPROC_PER_NODE", "2")
+    monkeypatch.setenv("MASTER_PORT", "29511")
+    launch.relaunch(command, ["--model", "m"])
+    line = started[0][1:]
+    expected = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29511", "-m", "swift"]
+    assert line == [*expected, command, "--model", "m"]
+
+
+def test_every_variable_of_several_nodes_is_handed_on(monkeypatch, started):
+    for name, value in {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1234"}.items():
+        monkeypatch.setenv(name, value)
+    assert launch.torchrun_options() == [
+        "--nproc_per_node=1", "--nnodes=2", "--node_rank=1", "--master_addr=10.0.0.1", "--master_port=1234",
+    ]  # fmt: skip
+    assert started == []
+
+
+@pytest.mark.parametrize("command", ["export", "deploy", "eval", "app", "sample", "rollout"])
+def test_other_commands_stay_one_process(started, monkeypatch, command):
+    monkeypatch.setenv("NPROC_PER_NODE", "2")
+    launch.relaunch(command, [])
+    assert started == []
+
+
+def test_a_process_of_torchrun_does_not_start_it_again(started, monkeypatch):
+    monkeypatch.setenv("NPROC_PER_NODE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    launch.relaunch("sft", [])
+    assert started == []
+
+
+def test_a_taken_default_port_is_replaced_on_one_node(started, monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setattr(launch, "_free", lambda _: False)
+        monkeypatch.setenv("NPROC_PER_NODE", "2")
+        assert launch.torchrun_options()[-1] != "--master_port=29500"
+
+
+def test_idle_threads_sleep_unless_the_user_decided(monkeypatch):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.setenv("KMP_BLOCKTIME", "200")
+    launch.settle_threads()
+    assert (os.environ["GOMP_SPINCOUNT"], os.environ["KMP_BLOCKTIME"]) == ("0", "200")

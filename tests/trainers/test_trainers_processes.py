@@ -1,0 +1,100 @@
+"""Two processes against one, through gloo on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import runs
+import torch
+
+WORKER = Path(__file__).with_name("worker.py")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parents[1])}
+pytestmark = pytest.mark.slow
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def launch(case: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Two processes of one node, started by torchrun."""
+    line = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
+    line += [str(WORKER), case, str(folder)]
+    return subprocess.run(line, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+
+
+def results(folder: Path) -> list[dict]:
+    return [json.loads((folder / f"result-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def logged(history: list[dict], name: str) -> list[float]:
+    return [entry[name] for entry in history if name in entry]
+
+
+@pytest.mark.parameter("average_tokens_across_devices")
+@pytest.mark.parameter("ddp_backend")
+@pytest.mark.parameter("ddp_find_unused_parameters")
+def test_two_processes_train_what_one_trains_on_the_same_rows(tmp_path):
+    done = launch("equivalence", tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = results(tmp_path)
+    alone = runs.train(tmp_path / "alone", train=runs.samples(16), val=runs.samples(5, seed=8), eval_strategy="steps",
+                       eval_steps=3, per_device_train_batch_size=1, gradient_accumulation_steps=4, max_steps=6)  # fmt: skip
+    for name in ("loss", "token_acc", "grad_norm", "eval_loss", "eval_token_acc", "learning_rate"):
+        assert logged(first["averaged"], name) == pytest.approx(alone.logged(name), rel=1e-4), name
+        assert logged(first["averaged"], name) == logged(second["averaged"], name)
+    weights = [torch.load(tmp_path / f"averaged-{rank}.pt") for rank in (0, 1)]
+    assert runs.equal(*weights)
+    assert runs.distance(weights[0], alone.weights()) < 2e-4
+    # without averaging each process divides by its own tokens: another loss, unless all rows learn equally many
+    assert logged(first["apart"], "loss") != pytest.approx(alone.logged("loss"), rel=1e-4)
+
+    assert first["same_after_resume"]
+    assert second["same_after_resume"]
+    assert first["moved_by_resume"] > 1e-3
+    assert first["stopped_at"] == second["stopped_at"] == [2, signal.SIGTERM]
+    assert (tmp_path / "stopped" / "checkpoint-2").is_dir()
+    assert first["backend"] == "gloo"
+    assert first["told"] == second["told"] == "rank 0"
+    assert first["finds_unused"] == [True, True] or first["finds_unused"] == [False, True]
+    assert first["dropout"] != second["dropout"]
+
+
+@pytest.mark.parameter("save_on_each_node")
+def test_each_node_saves_for_itself_only_when_asked(tmp_path):
+    port = str(free_port())
+    place = {
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "0",
+        "LOCAL_WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    line = [sys.executable, str(WORKER), "nodes", str(tmp_path)]
+    started = [
+        subprocess.Popen(line, env={**ENVIRONMENT, **place, "RANK": rank}, stderr=subprocess.PIPE, text=True)
+        for rank in ("0", "1")
+    ]
+    for process in started:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors[-3000:]
+    assert results(tmp_path) == [{"True": True, "False": True}, {"True": True, "False": False}]
+
+
+@pytest.mark.parameter("ddp_timeout")
+def test_a_process_does_not_wait_longer_than_the_timeout(tmp_path):
+    began = time.monotonic()
+    done = launch("timeout", tmp_path)
+    assert done.returncode != 0
+    assert "imed out" in done.stderr
+    assert time.monotonic() - began < 120  # the second process would have come after 300 seconds

@@ -1,0 +1,92 @@
+"""What each process of the tests with several processes does: `python worker.py CASE FOLDER`, tests/ on PYTHONPATH."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from swift.core import environment
+from swift.options.general import GeneralOptions
+from swift.trainers import processes
+
+
+def equivalence(folder: Path) -> dict:
+    """Train on two processes, evaluate, resume, and let the second one be told to stop."""
+    import runs
+    from transformers import TrainerCallback
+
+    shape = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
+    data = {"train": runs.samples(16), "val": runs.samples(5, seed=8), "eval_strategy": "steps", "eval_steps": 3}
+    averaged = runs.train(folder / "averaged", **shape, **data, max_steps=6, average_tokens_across_devices=True)
+    apart = runs.train(folder / "apart", **shape, **data, max_steps=6, average_tokens_across_devices=False)
+
+    settings = {**shape, **data, "max_steps": 7, "save_strategy": "steps", "save_steps": 6}
+    whole = runs.train(folder / "whole", model=runs.lora(0.3), **settings)
+    resumed = runs.train(folder / "resumed", model=runs.lora(0.3), resume=folder / "whole" / "checkpoint-6", **settings)
+
+    class ToldToStop(TrainerCallback):
+        def on_pre_optimizer_step(self, _, state, *__, **___):
+            if state.global_step == 1 and environment.rank() == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped = runs.prepare(folder / "stopped", **shape, save_strategy="steps")
+    stopped.trainer.add_callback(ToldToStop())
+    outcome = stopped.session.run(stopped.trainer, None, {})
+    unused = runs.train(folder / "unused", **shape, ddp_find_unused_parameters=True, max_steps=1)
+    dropout = float(torch.rand(()))
+
+    torch.save(averaged.weights(), folder / f"averaged-{environment.rank()}.pt")
+    return {
+        "averaged": averaged.history,
+        "apart": apart.history,
+        "same_after_resume": runs.equal(whole.weights(), resumed.weights()),
+        "moved_by_resume": runs.distance(whole.weights(), dict(runs.lora(0.3).named_parameters())),
+        "stopped_at": [outcome.global_step, outcome.stopped_by],
+        "backend": dist.get_backend(),
+        "told": processes.told(f"rank {environment.rank()}"),
+        "finds_unused": [run.trainer.model_wrapped.find_unused_parameters for run in (averaged, unused)],
+        "dropout": dropout,
+    }
+
+
+def nodes(folder: Path) -> dict:
+    """Save from each of two nodes, into a folder of its own, and from the first only."""
+    import runs
+
+    saved = {}
+    for each in (True, False):
+        own = folder / f"{each}-{environment.rank()}"
+        runs.train(own, save_on_each_node=each, save_strategy="steps", max_steps=1)
+        saved[str(each)] = (own / "checkpoint-1" / "model.safetensors").is_file()
+    return saved
+
+
+def timeout(folder: Path) -> dict:
+    """The first process waits for a second one that does not come."""
+    if environment.rank() == 1:
+        time.sleep(300)
+    dist.all_reduce(torch.zeros(1))
+    return {}
+
+
+CASES = {"equivalence": equivalence, "nodes": nodes, "timeout": timeout}
+
+
+def main() -> None:
+    case, folder = sys.argv[1], Path(sys.argv[2])
+    seconds = 3 if case == "timeout" else int(timedelta(minutes=5).total_seconds())
+    processes.join(GeneralOptions(ddp_backend="gloo", ddp_timeout=seconds), "cpu")
+    result = CASES[case](folder)
+    (folder / f"result-{environment.rank()}.json").write_text(json.dumps(result))
+    processes.leave()
+
+
+main()
