@@ -98,6 +98,13 @@ def test_a_wrong_word_is_refused():
         demo.run(["--fast"])
 
 
+def test_help_says_how_to_call_it_and_makes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert demo.run(["--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: swift demo [FOLDER]")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_reply_without_the_name_is_told():
     right = [question.wanted or "" for question in demo.QUESTIONS]
     assert demo.not_learnt(right) == []

@@ -89,3 +89,16 @@ def test_token_accuracy_counts_tokens_and_sequence_accuracy_whole_sequences():
     tokens, correct = torch.tensor([3.0, 2, 0, 1]), torch.tensor([3.0, 1, 0, 1])
     assert [int(x) for x in token_accuracy(tokens, correct)] == [5, 6]
     assert [int(x) for x in sequence_accuracy(tokens, correct)] == [2, 3]  # the third sequence learns nothing
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.5])
+def test_label_smoothing_equals_that_of_transformers(smoothing):
+    from transformers.trainer_pt_utils import LabelSmoother
+
+    torch.manual_seed(0)
+    logits_NV = torch.randn(7, 11, requires_grad=True)
+    targets_N = torch.randint(0, 11, (7,))
+    ours = score(logits_NV, targets_N, None, torch.zeros(7, dtype=torch.long), 1, smoothing).loss.sum() / 7
+    theirs = LabelSmoother(epsilon=smoothing)({"logits": logits_NV[None]}, targets_N[None])
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits_NV)[0] for loss in (ours, theirs)))

@@ -296,7 +296,7 @@ CONTRADICTIONS = {
     "a_pushed_model_has_an_id": (commands.Export, {"model": "owner/name", "push_to_hub": True}, {}, "--hub_model_id"),
 }  # fmt: skip
 """Rule -> a command that breaks it, and what must be said."""
-ELSEWHERE = {"a_dialogue_has_one_partner"}
+ELSEWHERE = {"a_template_is_known", "a_dialogue_has_one_partner"}
 """Rules that depend on more than options; each has a test of its own below."""
 
 
@@ -367,3 +367,12 @@ def test_every_condition_can_be_asked_of_every_command_that_has_the_flag():
         for flag in flags(cls).values():
             if flag.marks.when:
                 assert isinstance(flag.marks.when.holds(values), bool)
+
+
+def test_an_unknown_template_is_answered_with_the_nearest_unless_plugins_may_bring_it():
+    (text,) = said(commands.Sft, {**TRAIN, "template": "qwen3x"})
+    assert "--template qwen3x" in text
+    assert "Did you mean qwen3?" in text
+    assert not any(
+        "template" in text for text in said(commands.Sft, {**TRAIN, "template": "x", "external_plugins": ["p"]})
+    )

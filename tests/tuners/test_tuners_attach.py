@@ -195,7 +195,13 @@ def test_training_goes_on_with_an_adapter_as_it_was_made(tmp_path, caplog, monke
     again = attach(tiny.model(), LORA, TunerOptions(lora_rank=5), adapters=[str(tmp_path)]).eval()
     torch.testing.assert_close(again(IDS_BT).logits, first(IDS_BT).logits)
     assert trained(again).keys() == trained(first).keys()
-    assert "lora_rank = 3, as the adapter was made with (5 is not used)" in caplog.text
+    assert "lora_rank = 3, as the adapter was made with" in caplog.text
+
+
+def test_training_does_not_go_on_with_an_adapter_of_another_shape_than_asked_for(tmp_path):
+    lora(lora_rank=3, target_modules=["q_proj"]).save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=r"--lora_rank 5 \(it has 3\)"):
+        attach(tiny.model(), LORA, TunerOptions(lora_rank=5), adapters=[str(tmp_path)], asked=["lora_rank"])
 
 
 @pytest.mark.parameter("adapters")

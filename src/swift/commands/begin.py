@@ -11,13 +11,15 @@ from typing import TypeVar
 
 import torch
 from transformers import enable_full_determinism, set_seed
+from transformers.utils.logging import disable_progress_bar
 
 from swift.core.errors import UsageError
 from swift.core.logs import get_logger
 from swift.models.info import ModelInfo
 from swift.options.commands import Sft
-from swift.options.declare import Command, Origin, Source
+from swift.options.declare import Command, Origin, Source, flags
 from swift.options.general import GeneralOptions
+from swift.options.help import show
 
 C = TypeVar("C", bound=Command)
 S = TypeVar("S", bound=Sft)
@@ -27,6 +29,7 @@ def begin(command: C, general: GeneralOptions, *, deterministic: bool = False) -
     """Load plugins, seed every source of randomness, and log what was decided by rule. Returns the command."""
     for file in general.external_plugins:
         load_plugin(Path(file).expanduser())
+    disable_progress_bar()  # of loading and writing weights: a run has one bar, its own
     if deterministic:
         enable_full_determinism(general.seed)
     else:
@@ -51,13 +54,16 @@ def load_plugin(file: Path) -> None:
 
 
 def log_decisions(command: Command) -> None:
-    """One line per value that a rule chose and that is not None."""
-    values = command.values()
-    decided = {name: source for name, source in command.sources.items() if source.origin is Origin.RULE}
+    """One line per value that a rule chose. What stays off or belongs to a feature to come is not worth a line."""
+    values, table = command.values(), flags(type(command))
+    decided = {
+        name: source
+        for name, source in command.sources.items()
+        if source.origin is Origin.RULE and values[name] not in (None, False) and not table[name].marks.later
+    }
     width = max((len(name) for name in decided), default=0)
     for name, source in decided.items():
-        if values[name] is not None:
-            get_logger().info("%-*s = %s  (%s)", width, name, values[name], source.detail)
+        get_logger().info("%-*s = %s  (%s)", width, name, show(values[name]), source.detail)
 
 
 def settle(command: S, info: ModelInfo) -> tuple[S, ModelInfo]:

@@ -13,6 +13,7 @@ import ast
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from swift.cli import COMMANDS as ENTRIES
 from swift.core import environment
@@ -54,15 +55,30 @@ def _marks(test: ast.FunctionDef) -> list[str]:
 def state(flag: Flag, commands: list[str], tests: Mapping[str, list[str]]) -> str:
     """The state of one parameter on the commands that have it."""
     marks = flag.marks
-    if not any(ENTRIES[name].run for name in commands):
+    if not any(ENTRIES[name].run for name in commands) or (marks.later and not marks.works):
         return "not yet"
-    if marks.later and not marks.works:
+    if marks.when and not marks.when.can_hold(is_available):
         return "not yet"
     shown = len(tests.get(flag.name, ()))
     if marks.later:
         values = ", ".join(show(value) for value in marks.works)
         return f"partly: {values}" + (f" ({shown} tests)" if shown else "")
     return f"works ({shown} test{'s' if shown > 1 else ''})" if shown else "works, no effect test yet"
+
+
+def is_available(name: str, wanted: tuple[Any, ...]) -> bool:
+    """Whether a flag can have one of these values in this version, or with () anything but its default."""
+    if name == "command":
+        return any(ENTRIES[command].run for command in wanted if command in ENTRIES)
+    found = [flags(command)[name] for command in COMMANDS.values() if name in flags(command)]
+    runs = [flag for flag in found if any(ENTRIES[c].run for c, cls in COMMANDS.items() if flag in flags(cls).values())]
+    for flag in runs:
+        marks = flag.marks
+        if marks.later is None:
+            return True
+        if any(value in (flag.default, *marks.works) for value in wanted) or (not wanted and marks.works):
+            return True
+    return False
 
 
 def page() -> str:

@@ -64,7 +64,9 @@ def run(command: Sft) -> Path | None:
             write_rows(data.val_rows, folder / "val_dataset.jsonl")
 
     adapters = [str(resume)] if resume and _is_adapter(resume) else command.model.adapters
-    model = attach(load_model(info, command.model, training=True), command.method, command.tuner, adapters=adapters)
+    asked = [name for name, source in command.sources.items() if source.asked_for]
+    model = load_model(info, command.model, training=True)
+    model = attach(model, command.method, command.tuner, adapters=adapters, asked=asked)
     table = parameter_table(model)
     logger.info("%s", table)
     coloured = sys.stderr.isatty() and not environment.NO_COLOR.is_set()

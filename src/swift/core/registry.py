@@ -40,6 +40,9 @@ class Registry(Mapping[str, T], Generic[T]):
             self._entries[name] = value
         return value  # type: ignore[return-value]  # a string address has just been resolved
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 

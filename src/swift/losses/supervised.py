@@ -40,13 +40,22 @@ class Scores:
         return torch.stack([self.loss.detach(), self.tokens, self.correct], dim=1)
 
 
-def score(logits_NV: Tensor, targets_N: Tensor, weights_N: Tensor | None, sequence_N: Tensor, count: int) -> Scores:
+def score(
+    logits_NV: Tensor,
+    targets_N: Tensor,
+    weights_N: Tensor | None,
+    sequence_N: Tensor,
+    count: int,
+    smoothing: float = 0.0,
+) -> Scores:
     """Cross-entropy of the learnt tokens, in float32: `loss_n = -w_n log p(target_n)`.
 
+    With `smoothing` e the target is `1 - e` of the learnt token and `e` of all tokens alike, see `smoothed`.
     Weights multiply the losses and are not part of any denominator: the caller divides by the number of tokens, so
     that a weight of 2 doubles a token's pull and leaves that of its neighbours alone.
     """
-    loss_N = -token_logps(logits_NV, targets_N)
+    logps_N = token_logps(logits_NV, targets_N)
+    loss_N = -(smoothed(logits_NV, targets_N, logps_N, smoothing) if smoothing else logps_N)
     if weights_N is not None:
         loss_N = loss_N * weights_N
     with torch.no_grad():
@@ -56,6 +65,16 @@ def score(logits_NV: Tensor, targets_N: Tensor, weights_N: Tensor | None, sequen
         tokens=sum_by_sequence(torch.ones_like(correct_N), sequence_N, count),
         correct=sum_by_sequence(correct_N, sequence_N, count),
     )
+
+
+def smoothed(logits_NV: Tensor, targets_N: Tensor, logps_N: Tensor, smoothing: float) -> Tensor:
+    """`(1 - e) log p(target) + e mean_v log p(v)`: label smoothing (Szegedy et al. 2016, section 7).
+
+    The mean over the vocabulary is that of the logits less their normaliser, so no second softmax is computed.
+    """
+    normaliser_N = logits_NV.gather(-1, targets_N[:, None]).squeeze(-1).float() - logps_N
+    mean_logps_N = logits_NV.mean(-1, dtype=torch.float32) - normaliser_N
+    return (1 - smoothing) * logps_N + smoothing * mean_logps_N
 
 
 def token_accuracy(tokens_S: Tensor, correct_S: Tensor) -> tuple[Tensor, Tensor]:

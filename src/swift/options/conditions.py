@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 Values = Mapping[str, Any]
+CanBe = Callable[[str, tuple[Any, ...]], bool]
+"""Whether a flag can have one of these values in this version, or with () anything but its default."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +29,21 @@ class Words:
 
 @dataclass(frozen=True)
 class Condition:
-    """A test of a command's values, and the phrase that completes "has an effect only when ..."."""
+    """A test of a command's values, and the phrase that completes "has an effect only when ...".
+
+    can_hold: whether it can hold at all, told which values of which flags are available.
+    """
 
     holds: Callable[[Values], bool]
     words: Words
+    can_hold: Callable[[CanBe], bool] = lambda _: True
 
     def __and__(self, other: Condition) -> Condition:
         """Both hold."""
         return Condition(
             lambda values: self.holds(values) and other.holds(values),
             Words(f"{self.words.en} and {other.words.en}", f"{self.words.zh} 且 {other.words.zh}"),
+            lambda can_be: self.can_hold(can_be) and other.can_hold(can_be),
         )
 
     def __or__(self, other: Condition) -> Condition:
@@ -44,6 +51,7 @@ class Condition:
         return Condition(
             lambda values: self.holds(values) or other.holds(values),
             Words(f"{self.words.en}, or {other.words.en}", f"{self.words.zh}，或 {other.words.zh}"),
+            lambda can_be: self.can_hold(can_be) or other.can_hold(can_be),
         )
 
 
@@ -53,6 +61,7 @@ def equals(flag: str, *wanted: Any) -> Condition:
     return Condition(
         lambda values: values.get(flag) in wanted,
         Words(f"--{flag} is {_either(names, 'or')}", f"--{flag} 为 {_either(names, '或')}"),
+        lambda can_be: can_be(flag, wanted),
     )
 
 
@@ -62,6 +71,7 @@ def given(*flags: str) -> Condition:
     return Condition(
         lambda values: any(values.get(flag) for flag in flags),
         Words(f"{_either(names, 'or')} is set", f"设置了 {_either(names, '或')}"),
+        lambda can_be: any(can_be(flag, ()) for flag in flags),
     )
 
 
@@ -76,6 +86,7 @@ def command(*names: str) -> Condition:
     return Condition(
         lambda values: values["command"] in names,
         Words(f"the command is {_either(shown, 'or')}", f"命令为 {_either(shown, '或')}"),
+        lambda can_be: can_be("command", names),
     )
 
 
@@ -88,7 +99,11 @@ def contains(flag: str, *wanted: str) -> Condition:
         return any(word in item for word in wanted for item in items)
 
     names = list(wanted)
-    return Condition(holds, Words(f"--{flag} contains {_either(names, 'or')}", f"--{flag} 包含 {_either(names, '或')}"))
+    return Condition(
+        holds,
+        Words(f"--{flag} contains {_either(names, 'or')}", f"--{flag} 包含 {_either(names, '或')}"),
+        lambda can_be: can_be(flag, wanted),
+    )
 
 
 def _either(names: list[str], conjunction: str) -> str:

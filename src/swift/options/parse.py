@@ -23,7 +23,7 @@ from swift.options.declare import Command, Flag, Origin, Source, build, flags
 from swift.options.defaults import derive
 from swift.options.expectations import expected
 from swift.options.rules import RENAMED, broken
-from swift.options.training_extra import TRAINING_EXTRA
+from swift.options.training_extra import NOT_TAKEN, TRAINING_EXTRA
 from swift.options.wording import say
 
 COMMANDS: dict[str, type[Command]] = {
@@ -247,6 +247,8 @@ def _unknown(command: type[Command], name: str, extras: Mapping[str, str], langu
     """What to say of a flag the command does not have."""
     if name in RENAMED:
         return say("renamed", language, flag=name, name=RENAMED[name])
+    if extras and name in NOT_TAKEN:
+        return say("not_taken", language, flag=name, why=NOT_TAKEN[name])
     others = [other for other, cls in COMMANDS.items() if name in flags(cls)]
     if others:
         shown = ", ".join(f"swift {other}" for other in others)

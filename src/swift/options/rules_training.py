@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from swift.catalog.layouts import LAYOUTS
+from swift.core.registry import nearest
 from swift.options.case import Case, Rules, exclusive
 from swift.options.conditions import Words
 from swift.options.defaults import is_validated
@@ -48,6 +50,21 @@ def named_paths_exist(case: Case) -> Words | None:
         return None
     shown = ", ".join(missing)
     return Words(f"{shown}: there is no such file or folder.", f"{shown}：文件或目录不存在。")
+
+
+@rule()
+def a_template_is_known(case: Case) -> Words | None:
+    """A layout of ours, unless plugins may bring others."""
+    name = case["template"]
+    if name is None or name in LAYOUTS or case["external_plugins"]:
+        return None
+    near = nearest(name, LAYOUTS)
+    guess, guess_zh = (f" Did you mean {near[0]}?", f"您是否想用 {near[0]}？") if near else ("", "")
+    known = ", ".join(sorted(LAYOUTS))
+    return Words(
+        f"--template {name}: there is no such template.{guess} There are: {known}.",
+        f"--template {name}：没有这个模板。{guess_zh}可选：{known}。",
+    )
 
 
 @rule()

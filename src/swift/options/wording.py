@@ -11,6 +11,7 @@ SENTENCES: dict[str, Words] = {
     "unknown": Words("unknown option --{flag}{guess}", "未知参数 --{flag}{guess}"),
     "guess": Words("; did you mean --{name}?", "；您是否想用 --{name}？"),
     "renamed": Words("--{flag} is called --{name} now", "--{flag} 已更名为 --{name}"),
+    "not_taken": Words("--{flag} would have no effect here: {why}", "--{flag} 在此不起作用：{why}"),
     "elsewhere": Words(
         "--{flag} is no option of swift {command}; it belongs to {others}",
         "swift {command} 没有参数 --{flag}；它属于 {others}",

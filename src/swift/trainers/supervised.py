@@ -72,6 +72,7 @@ class SupervisedTrainer(SwiftTrainer):
             None if weights_BT is None else weights_BT.roll(-1, 1)[:, columns_K][learns_BK],
             whose_BT[:, columns_K][learns_BK],
             count,
+            self.args.label_smoothing_factor,
         )
 
     @override

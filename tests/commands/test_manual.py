@@ -1,0 +1,40 @@
+"""The generated page of parameters: current, and honest about what works."""
+
+from __future__ import annotations
+
+import pytest
+
+from swift.commands import manual
+
+
+def test_the_page_is_what_would_be_written():
+    assert manual.main(["--check"]) == 0, "run python -m swift.commands.manual"
+
+
+def test_every_parameter_that_works_has_a_test_that_shows_its_effect(capsys):
+    counts = manual.counts()
+    with capsys.disabled():
+        print(f"\nparameters of the manual: {counts}")
+    assert counts.get("works, no effect test yet", 0) == 0
+    assert counts["works"] > 100
+
+
+def test_what_hangs_on_a_feature_to_come_is_not_said_to_work():
+    text = manual.page()
+    row = next(line for line in text.splitlines() if line.startswith("| `vllm_enforce_eager`"))
+    assert row.endswith("| not yet |")
+    row = next(line for line in text.splitlines() if line.startswith("| `lora_rank`"))
+    assert "works (" in row
+
+
+@pytest.mark.parametrize(("flag", "wanted", "available"), [
+    ("tuner_type", ("lora",), True),
+    ("tuner_type", ("reft",), False),
+    ("use_galore", (), False),
+    ("report_to", ("swanlab",), False),
+    ("val_dataset", (), True),
+    ("command", ("sft", "rlhf"), True),
+    ("command", ("deploy",), False),
+])  # fmt: skip
+def test_which_values_are_available_follows_the_declarations(flag, wanted, available):
+    assert manual.is_available(flag, wanted) is available
