@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -72,3 +74,17 @@ def test_idle_threads_sleep_unless_the_user_decided(monkeypatch):
     monkeypatch.setenv("KMP_BLOCKTIME", "200")
     launch.settle_threads()
     assert (os.environ["GOMP_SPINCOUNT"], os.environ["KMP_BLOCKTIME"]) == ("0", "200")
+
+
+def test_a_process_of_torchrun_ends_with_its_code_after_the_exit_functions(tmp_path):
+    code = (
+        "import atexit, sys; from swift.launch import leave;"
+        "atexit.register(lambda: print('told')); print('worked'); leave(3); print('never')"
+    )
+    environment = {**os.environ, "TORCHELASTIC_RUN_ID": "none"}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (3, "worked\ntold\n")
+
+
+def test_a_process_alone_gets_its_code_back(started):
+    assert launch.leave(3) == 3

@@ -3,5 +3,6 @@
 import sys
 
 from swift.cli import main
+from swift.launch import leave
 
-sys.exit(main())
+sys.exit(leave(main()))

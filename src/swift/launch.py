@@ -6,6 +6,7 @@ imported. It is the only file that writes the environment.
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
 import sys
@@ -39,6 +40,21 @@ def relaunch(command: str, argv: Sequence[str]) -> None:
     line = [sys.executable, "-m", "torch.distributed.run", *torchrun_options(), "-m", "swift", command, *argv]
     get_logger().info("starting %s", " ".join(line[1:]))
     os.execv(sys.executable, line)
+
+
+def leave(code: int) -> int:
+    """End a process of torchrun at once with this exit code; any other process only gets the code back.
+
+    At the end of the interpreter, C++ threads of a gloo group are now and then destroyed while they run ("terminate
+    called without an active exception"), which makes torchrun report a run as failed that has done all its work. So
+    what Python does at its end is done here, and the rest is left out.
+    """
+    if not environment.TORCHELASTIC_RUN_ID.is_set():
+        return code
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def torchrun_options() -> list[str]:
