@@ -53,8 +53,14 @@ TOOLS: dict[str, Words] = {
     "args": Words("swift args sft ... [--why FLAG]: the resolved command and where each value comes from",
                   "swift args sft ... [--why 参数]：解析后的命令与每个值的来源"),
     "schema": Words("swift schema sft: JSON schema of its configuration file", "swift schema sft：配置文件的 JSON schema"),
+    "check": Words("swift check sft ...: what would happen and what is wrong, before any weight is loaded",
+                   "swift check sft ...：在加载权重之前检查将发生什么、有何问题"),
     "demo": Words("train a tiny model from nothing and see it learn", "从零训练一个小模型并观察其学习效果"),
 }  # fmt: skip
+
+
+CHECKED = ("pt", "sft", "rlhf")
+"""The commands that can be looked at before they run."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,6 +103,8 @@ def _dispatch(name: str, argv: list[str], language: str) -> int:
         return _schema(argv, language)
     if name == "demo":
         return _run("swift.commands.demo:run", argv)
+    if name == "check":
+        return _check(argv, language)
     if name not in COMMANDS:
         raise _no_command(name, language)
     if any(word in ("--help", "-h") for word in argv):
@@ -109,6 +117,9 @@ def _command(name: str, argv: list[str], language: str) -> int:
     from swift.options.parse import parse
 
     command = parse(name, argv, language)
+    if name in CHECKED and command.proof.dry_run:
+        launch.settle_threads()
+        return _run("swift.commands.check:run", command)
     address = COMMANDS[name].run
     if address is None:
         raise UsageError(say("later_command", language, command=name))
@@ -132,6 +143,18 @@ def _help(name: str, argv: list[str], language: str) -> int:
     summary = COMMANDS[name].summary.say(language)
     print(page(OPTIONS[name], summary, words, language, bold=_colours()))
     return 0
+
+
+def _check(argv: list[str], language: str) -> int:
+    """`swift check sft ...` is `swift sft ... --dry_run true`."""
+    name = argv[0].replace("_", "-") if argv else ""
+    if name in ("--help", "-h"):
+        print(TOOLS["check"].say(language))
+        return 0
+    if name not in CHECKED:
+        raise UsageError(say("no_check", language, word=name, names=", ".join(CHECKED)))
+    words = [word for word in argv[1:] if word not in ("--help", "-h")]
+    return _help(name, words, language) if words != argv[1:] else _command(name, [*words, "--dry_run", "true"], language)
 
 
 def _args(argv: list[str], language: str) -> int:

@@ -19,7 +19,8 @@ from swift.core.errors import DataError
 from swift.options.template import TemplateOptions
 
 SINGLE_ROUND = {name for name in LAYOUTS if LAYOUTS[name].separator is None}
-MANY_ROUNDS = sorted(set(LAYOUTS) - SINGLE_ROUND)
+BY_ID = {name for name in LAYOUTS if "{{ID:" in LAYOUTS[name].user}
+MANY_ROUNDS = sorted(set(LAYOUTS) - SINGLE_ROUND - BY_ID)
 TALK = chat("What is two?", "It is 2.", "你好?", "def f():\n    return 你好", "Bye", "Good-bye.")
 
 
@@ -67,8 +68,8 @@ def test_what_is_learnt_is_what_the_assistant_said_and_the_word_that_ends_it(bui
     stripped = []
     for text in learnt:
         ending = next((stop for stop in renderer.stop_words if text.rstrip().endswith(stop)), "")
-        body = text.rstrip().removesuffix(ending)
-        stripped.append(body.rpartition("</think>")[2].strip())
+        body = text.rstrip().removesuffix(ending).rpartition("</think>")[2].rpartition("<|message|>")[2]
+        stripped.append(body.replace("<response>", "").replace("</response>", "").strip())
     assert stripped == said
     assert learnt[-1].rstrip().endswith(renderer.stop_words)
 
@@ -82,7 +83,10 @@ def test_no_word_of_user_or_system_is_learnt_unless_all_is(build, name, loss_sca
     for message in TALK.messages:
         is_last = message is TALK.messages[-1]
         expected = loss_scale == "all" or (message.role == "assistant" and (loss_scale == "default" or is_last))
-        assert (message.content in learnt) == expected
+        said = message.content
+        if message is TALK.messages[0]:
+            said = said.partition(" ")[2]  # the first token of a row is never learnt
+        assert (said in learnt) == expected
 
 
 @everywhere
@@ -110,7 +114,8 @@ def sample_text(renderer: Renderer, sample) -> str:
 @pytest.mark.parametrize("name", sorted(SINGLE_ROUND))
 def test_a_layout_of_one_round_takes_one_round_and_refuses_two(name) -> None:
     made, renderer = of_layout(name)
-    assert learnt_text(made, renderer.sample(chat("Q", "A"))) == ["A<|im_end|>"]
+    (learnt,) = learnt_text(made, renderer.sample(chat("Q", "A")))
+    assert learnt == "A" + (LAYOUTS[name].suffix.strip().replace("{{EOS}}", "<|im_end|>"))
     with pytest.raises(DataError, match="single round"):
         renderer.sample(TALK)
 

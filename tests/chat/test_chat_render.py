@@ -5,7 +5,7 @@ import pickle
 from dataclasses import replace
 
 import pytest
-from chat_families import chat, learnt_text, tokenizer, with_specials
+from chat_families import THINKS_ALWAYS, chat, learnt_text, tokenizer, with_specials
 
 import tiny
 from swift.catalog.layouts import LAYOUTS
@@ -73,9 +73,9 @@ def test_labels_are_the_ids_or_are_not_learnt_and_the_first_never_is() -> None:
         assert sample.weights is None
 
 
-def test_the_channel_of_a_row_travels_with_it_and_other_columns_do_not() -> None:
+def test_the_columns_that_are_kept_of_a_row_travel_with_it() -> None:
     row = replace(PLAIN, extra={"channel": "math", "solution": "4"})
-    assert made()[1].sample(row).extra == {"channel": "math"}
+    assert made()[1].sample(row).extra == {"channel": "math", "solution": "4"}
 
 
 def test_a_reply_that_the_template_does_not_end_is_ended_with_the_word_after_other_replies() -> None:
@@ -164,6 +164,21 @@ def test_replies_that_do_not_think_are_learnt_with_the_prefix_in_the_rounds_the_
     assert learnt(PLAIN, template="qwen3_nothinking") == ["A1<|im_end|>", "A2<|im_end|>"]
 
 
+@pytest.mark.parameter("add_non_thinking_prefix")
+def test_where_the_prefix_cannot_be_left_out_is_said_once(caplog) -> None:
+    writes = THINKS_ALWAYS.replace("{{- content }}", "{{- '<think>\n\n</think>\n\n' + content }}")
+    for tok, options in (
+        (tiny.tokenizer(), {}),
+        (with_specials(writes), {}),
+        (tiny.tokenizer(), {"template": "qwen3"}),
+    ):
+        with _heard(caplog):
+            renderer = Renderer(tok, TemplateOptions(add_non_thinking_prefix=False, **options))
+            renderer.samples([PLAIN, PLAIN])
+        assert caplog.text.count("--add_non_thinking_prefix false has no effect") == (not options)
+        caplog.clear()
+
+
 def test_past_thinking_is_kept_by_the_default_strategy_and_dropped_by_the_last_round() -> None:
     tok, renderer = made(template="qwen3")
     assert "hm" in tok.decode(renderer.sample(THINKING).input_ids)
@@ -216,7 +231,7 @@ def test_the_response_prefix_stands_in_place_of_any_thinking_and_comes_back_with
         )
         prompt = renderer.prompt(chat("Q"))
         assert prompt.text.endswith("<|im_start|>assistant\nSo:\n")
-        assert prompt.extra == {"response_prefix": "So:\n"}
+        assert prompt.extra["response_prefix"] == "So:\n"
         assert tok.decode(prompt.input_ids) == prompt.text
     assert learnt(PLAIN, response_prefix="So:") == learnt(PLAIN)
 
@@ -326,10 +341,8 @@ def test_an_order_no_chat_has_is_refused_by_the_message_that_is_wrong(roles, wor
 
 
 def test_what_cannot_be_rendered_yet_is_refused() -> None:
-    tool = Conversation((*chat("Q").messages, Message("tool_call", "{}")))
-    for conversation in (tool, replace(PLAIN, tools=({"name": "f"},)), replace(PLAIN, images=("a.png",))):
-        with pytest.raises(DataError, match="not available yet"):
-            made()[1].sample(conversation)
+    with pytest.raises(DataError, match="not available yet"):
+        made()[1].sample(replace(PLAIN, images=("a.png",)))
     with pytest.raises(DataError, match="no messages"):
         made()[1].sample(Conversation(()))
 

@@ -174,7 +174,7 @@ def test_the_metric_is_of_this_run_only(checkpoint, val, capsys):
 def test_a_metric_without_any_reference_is_refused_before_the_model_is_read(tmp_path):
     val = tiny.jsonl(tmp_path / "val.jsonl", [{"messages": [{"role": "user", "content": "Hello"}]}])
     with pytest.raises(DataError, match="--metric"):
-        infer.run(parse("infer", ["--model", "nowhere", "--val_dataset", str(val), "--metric", "acc"]))
+        infer.run(parse("infer", ["--model", str(tmp_path), "--val_dataset", str(val), "--metric", "acc"]))
 
 
 def test_rows_without_a_reply_have_no_labels(checkpoint, tmp_path):

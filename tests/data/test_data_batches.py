@@ -12,7 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader
 import tiny
 from swift.chat.render import Sample
 from swift.data.collate import Flattened, Padded
-from swift.data.sharding import EpochSampler
+from swift.data.sharding import EpochSampler, LengthGroupedSampler
 from swift.data.truncate import truncate
 
 
@@ -186,6 +186,60 @@ def test_without_shuffling_every_epoch_reads_the_rows_in_order():
     sampler = EpochSampler(10, seed=3, shuffle=False)
     assert epoch(sampler, 0) == epoch(sampler, 5) == list(range(10))
     assert epoch(EpochSampler(10, seed=3, shuffle=True), 0) != list(range(10))
+
+
+# ------------------------------------------------------------------------------------------------ grouped by length
+
+RAGGED_LENGTHS = [(7 * row) % 101 + (row % 9) * 20 for row in range(1000)]
+
+
+def batches(sampler: EpochSampler, size: int, number: int = 0) -> list[list[int]]:
+    rows = epoch(sampler, number)
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+@pytest.mark.parameter("group_by_length")
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=150), st.integers(1, 9), st.integers(0, 3))
+def test_grouping_reads_every_row_once_and_the_longest_in_the_first_batch(lengths: list[int], batch: int, number: int):
+    rows = epoch(LengthGroupedSampler(lengths, batch, seed=5), number)
+    assert sorted(rows) == list(range(len(lengths)))
+    whole = len(lengths) - len(lengths) % batch
+    if whole:
+        assert max(lengths[row] for row in rows[:batch]) == max(lengths[row] for row in rows[:whole])
+
+
+@pytest.mark.parameter("group_by_length")
+def test_grouping_saves_most_of_the_padding():
+    def padded(sampler: EpochSampler) -> int:
+        rows = [[RAGGED_LENGTHS[row] for row in batch] for batch in batches(sampler, 8)]
+        return sum(max(lengths) * len(lengths) - sum(lengths) for lengths in rows)
+
+    assert padded(LengthGroupedSampler(RAGGED_LENGTHS, 8, seed=1)) < padded(EpochSampler(1000, seed=1)) / 10
+
+
+@pytest.mark.parameter("group_by_length")
+def test_grouped_batches_come_in_random_order_and_with_other_company_in_each_epoch():
+    sampler = LengthGroupedSampler(RAGGED_LENGTHS, 8, seed=1)
+    first, second = batches(sampler, 8, 0), batches(sampler, 8, 1)
+    assert {frozenset(batch) for batch in first} != {frozenset(batch) for batch in second}
+    assert first == batches(LengthGroupedSampler(RAGGED_LENGTHS, 8, seed=1), 8)
+    means = torch.tensor([float(sum(RAGGED_LENGTHS[row] for row in batch)) for batch in first[1:50]])
+    falls = int((means.diff() < 0).sum())
+    assert 12 < falls < 36  # of 48 steps within a group: neither rising nor falling
+
+
+@pytest.mark.parameter("group_by_length")
+def test_processes_get_rows_of_like_length_at_the_same_time():
+    """Two processes with batches of 4 are one batch of 8: neither waits for the other's long rows."""
+    sampler = LengthGroupedSampler(RAGGED_LENGTHS, 8, seed=1)
+    shards = [list(BatchSamplerShard(BatchSampler(sampler, 4, drop_last=False), 2, rank)) for rank in range(2)]
+    together = [one + other for one, other in zip(*shards, strict=True)]
+    assert together == batches(sampler, 8)
+    spreads = [max(rows) - min(rows) for rows in ([RAGGED_LENGTHS[row] for row in batch] for batch in together)]
+    assert sum(spreads) / len(spreads) < 10
+
+
+# ---------------------------------------------------------------------------------------------------------- processes
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])

@@ -1,20 +1,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+import tiny
 from swift.chat.messages import Conversation, Message
+from swift.chat.render import Renderer
 from swift.core.errors import DataError
+from swift.data.collate import Padded
 from swift.data.columns import PARTS
+from swift.data.encode import LoadedData, load_samples
 from swift.data.files import read_file
 from swift.data.formats import ConversationReader, as_row, write_rows
+from swift.data.reading import PLAIN, RowReader
 from swift.data.rows import Row, RowError
 from swift.data.turns import ROLE_NAMES
+from swift.options.data import DataOptions
+from swift.options.template import TemplateOptions
 
 
 def read(values: dict[str, Any], columns: dict[str, str] | None = None, keep_others: bool = False) -> Conversation:
@@ -91,7 +99,7 @@ def test_a_system_column_gives_way_to_a_system_message():
         ([{"from": "gpt", "value": None}], "messages[0].value", "is null"),
         ([U, {"role": "assistant"}], "messages[1].content", "is missing"),
         ([{"role": "user", "content": 5}], "messages[0].content", "is no text"),
-        ([{"role": "user", "content": [{"type": "file"}]}], "messages[0].content[0]", "is no part of type"),
+        ([{"role": "user", "content": [{"type": "file"}]}], "messages[0].content[0]", "is no block of type"),
         ([{**A, "loss": "yes"}], "messages[0].loss", "is neither true nor false"),
         ([{**A, "loss": 0.5}], "messages[0].loss", "is neither true nor false"),
         ([{**U, "loss": True}], "messages[0].loss", "only the assistant's"),
@@ -138,10 +146,50 @@ def test_calls_in_the_form_of_openai_become_messages_of_their_own():
     assert len(read({"messages": [U, {"role": "assistant", "content": None, "tool_calls": calls}]}).messages) == 3
 
 
+def test_blocks_in_the_form_of_anthropic_become_messages_of_their_own():
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+    linked = {"type": "image", "source": {"type": "url", "url": "http://b"}}
+    reply = [
+        {"type": "text", "text": "Let me look."},
+        {"type": "tool_use", "id": "1", "name": "f", "input": {"q": "你"}},
+        {"type": "tool_use", "id": "2", "name": "g", "input": {}},
+    ]
+    results = [
+        {"type": "tool_result", "tool_use_id": "1", "content": "sunny"},
+        {"type": "tool_result", "tool_use_id": "2", "content": [{"type": "text", "text": "see "}, linked]},
+        {"type": "text", "text": "And now?"},
+    ]
+    found = read(
+        {
+            "messages": [
+                {"role": "user", "content": [image, {"type": "text", "text": "Weather?"}]},
+                {"role": "assistant", "content": reply, "loss": True},
+                {"role": "user", "content": results},
+                A,
+            ]
+        }
+    )
+    assert [(m.role, m.content, m.loss) for m in found.messages] == [
+        ("user", "<image>Weather?", None),
+        ("assistant", "Let me look.", True),
+        ("tool_call", '{"name": "f", "arguments": {"q": "你"}}', True),
+        ("tool_call", '{"name": "g", "arguments": {}}', True),
+        ("tool_response", "sunny", None),
+        ("tool_response", "see <image>", None),
+        ("user", "And now?", None),
+        ("assistant", "a", None),
+    ]
+    assert found.images == ("data:image/png;base64,AAAA", "http://b")
+    assert fault({"messages": [{"role": "user", "content": [image]}], "images": ["c.png"]}).key_path == "images"
+    assert fault({"messages": [{"role": "user", "content": reply}]}).key_path == "messages[0].content[1]"
+    assert fault({"messages": [{"role": "assistant", "content": results}]}).key_path == "messages[0].content[0]"
+    assert fault({"messages": [{"role": "assistant", "content": [{"type": "tool_use"}]}]}).reason.endswith("a name")
+
+
 def test_keys_of_messages_that_are_not_read_are_said_once(logged: list[str]):
-    reader = ConversationReader({}, keep_others=False)
+    reader = RowReader(DataOptions())
     for _ in range(3):
-        reader.read(Row({"messages": [{**U, "weight": 1, "name": None}]}, "f", 1))
+        reader.read(Row({"messages": [{**U, "weight": 1, "name": None}]}, "f", 1), PLAIN)
     reader.finish()
     assert logged == ["these keys of messages mean nothing here and were not read: weight"]
 
@@ -251,8 +299,8 @@ def test_columns_that_meet_under_one_name_are_an_error():
 
 @pytest.mark.parameter("columns")
 def test_columns_that_no_row_has_are_an_error():
-    reader = ConversationReader({"qestion": "query"}, keep_others=False)
-    reader.read(Row({"question": "u"}, "f", 1))
+    reader = RowReader(DataOptions(columns={"qestion": "query"}))
+    reader.read(Row({"question": "u"}, "f", 1), PLAIN)
     with pytest.raises(DataError, match=r"--columns names qestion, and no row has such a column. There are: question"):
         reader.finish()
 
@@ -262,6 +310,25 @@ def test_other_columns_travel_only_when_they_are_wanted():
     row = {"messages": [U, A], "level": 3, "channel": "maths", "margin": 0.5, "note": None}
     assert read(row).extra == {"channel": "maths", "margin": 0.5}
     assert read(row, keep_others=True).extra == {"level": 3, "channel": "maths", "margin": 0.5, "note": None}
+
+
+@pytest.mark.parameter("remove_unused_columns")
+def test_columns_that_are_wanted_reach_the_batch_and_the_rows_held_back(tmp_path: Path):
+    rows = [{"query": "u", "response": "a", "level": i, "solution": {"x": i}} for i in range(4)]
+    path = tiny.jsonl(tmp_path / "rows.jsonl", rows)
+    renderer = Renderer(tiny.tokenizer(), TemplateOptions())
+
+    def load(**options: Any) -> LoadedData:
+        data = DataOptions(dataset=[str(path)], dataset_shuffle=False, split_dataset_ratio=0.25, **options)
+        return load_samples(data, TemplateOptions(), renderer)
+
+    kept = load(remove_unused_columns=False)
+    batch = Padded(0, columns=("level", "solution"))([kept.train[0], kept.train[2]])
+    assert (batch["level"], batch["solution"]) == ([0, 2], [{"x": 0}, {"x": 2}])
+    assert [row["level"] for row in kept.val_rows] == [3]
+    removed = load()
+    assert [removed.train[i].extra for i in range(3)] == [{}, {}, {}]
+    assert list(removed.val_rows[0]) == ["messages"]
 
 
 # -------------------------------------------------------------------------------------------- tools, labels, rejected
@@ -301,19 +368,104 @@ def test_other_labels_are_faults(label: Any):
     assert fault({"query": "q", "label": label}).key_path == "label"
 
 
-def test_the_rejected_side_is_what_stands_after_the_last_question():
+def test_the_rejected_side_is_a_conversation_with_another_reply():
     chosen = [U, A, {"role": "user", "content": "u2"}, {"role": "assistant", "content": "good"}]
     bad = Message("assistant", "bad")
     whole = [*chosen[:3], {"role": "assistant", "content": "bad"}]
-    assert read({"messages": chosen, "rejected_response": "bad"}).rejected == (bad,)
-    assert read({"messages": chosen, "rejected_response": whole[3:]}).rejected == (bad,)
-    assert read({"messages": chosen, "rejected_messages": whole}).rejected == (bad,)
-    assert read({"query": "u", "response": "good", "rejected_response": "bad"}).rejected == (bad,)
+    for row in (
+        {"messages": chosen, "rejected_response": "bad"},
+        {"messages": chosen, "rejected_response": whole[3:]},
+        {"messages": chosen, "rejected_messages": whole},
+    ):
+        found = read(row)
+        assert found.rejected == Conversation((*found.messages[:3], bad))
+    alone = read({"query": "u", "response": "good", "rejected_response": "bad"})
+    assert alone.rejected == Conversation((Message("user", "u"), bad))
     assert read({"messages": chosen}).rejected is None
     assert fault({"messages": chosen, "rejected_response": "good"}).reason == "equals the response"
+    assert fault({"messages": chosen, "rejected_messages": chosen}).reason == "equals the chosen side"
     assert fault({"messages": chosen, "rejected_response": None}).reason == "is null"
     assert fault({"messages": chosen, "rejected_response": [U]}).key_path == "rejected_response"
-    assert fault({"messages": chosen, "rejected_messages": whole[2:]}).key_path == "rejected_messages"
+    assert fault({"messages": chosen, "rejected_response": "bad", "rejected_messages": whole}).key_path == (
+        "rejected_response"
+    )
+    assert fault({"messages": chosen, "rejected_messages": [U, {"role": "x", "content": ""}]}).key_path == (
+        "rejected_messages[1].role"
+    )
+
+
+def test_a_rejected_reply_takes_over_what_the_chosen_side_has_and_a_rejected_conversation_does_not():
+    tool = {"type": "function", "function": {"name": "f"}}
+    row = {"messages": [U, A], "system": "s", "images": ["a.png"], "tools": [tool], "channel": "c", "label": 1}
+    short = read({**row, "rejected_response": "bad"})
+    assert short.rejected == replace(short, messages=(*short.messages[:2], Message("assistant", "bad")), rejected=None)
+    whole = [U, {"role": "assistant", "content": "bad"}]
+    long = read({**row, "rejected_messages": whole, "rejected_images": "b.png", "rejected_tools": json.dumps([tool])})
+    assert long.rejected == Conversation(
+        (Message("system", "s"), Message("user", "u"), Message("assistant", "bad")), tools=(tool,), images=("b.png",)
+    )
+    bare = read({**row, "rejected_messages": whole}).rejected
+    assert bare is not None
+    assert (bare.tools, bare.images, bare.extra) == ((), (), {})
+
+
+def test_sides_may_differ_in_their_pictures_alone():
+    row = {"messages": [U, A], "images": ["a.png"], "rejected_images": ["b.png"]}
+    found = read(row)
+    assert found.rejected == replace(found, images=("b.png",), rejected=None)
+    assert fault({**row, "rejected_images": ["a.png"]}).reason == "equals the chosen side"
+
+
+def test_a_rejected_reply_follows_the_last_tool_response_unless_it_brings_its_own():
+    call, response = {"role": "tool_call", "content": "{}"}, {"role": "tool_response", "content": "4"}
+    chosen = [U, call, response, A]
+    short = read({"messages": chosen, "rejected_response": "bad"}).rejected
+    assert short is not None
+    assert [m.role for m in short.messages] == ["user", "tool_call", "tool_response", "assistant"]
+    other = [{**call, "content": "[]"}, {**response, "content": "5"}, {**A, "content": "bad"}]
+    long = read({"messages": chosen, "rejected_response": other}).rejected
+    assert long is not None
+    assert [m.content for m in long.messages] == ["u", "[]", "5", "bad"]
+
+
+def test_documents_are_conversations_with_media_of_their_own():
+    row = {
+        "messages": [U],
+        "positive_messages": [[A]],
+        "positive_images": [["p.png"]],
+        "negative_messages": [[{**A, "content": "n1"}], [U, {**A, "content": "n2"}]],
+        "negative_images": [None, ["n.png"]],
+        "negative_videos": None,
+    }
+    found = read(row)
+    assert found.positives == (Conversation((Message("assistant", "a"),), images=("p.png",)),)
+    assert [(d.messages[-1].content, d.images) for d in found.negatives] == [("n1", ()), ("n2", ("n.png",))]
+    assert read({"messages": [U]}).positives == ()
+    assert fault({**row, "negative_images": [None]}).key_path == "negative_images"
+    assert fault({**row, "positive_messages": [A]}).key_path == "positive_messages[0]"
+    assert fault({**row, "positive_messages": [[{**A, "role": "x"}]]}).key_path == "positive_messages[0][0].role"
+    assert fault({"messages": [U], "negative_images": [[]]}).reason.startswith("belongs to no document")
+
+
+@pytest.mark.parametrize("name", ["label", "channel", "margin", "tools", "rejected_response", "positive_messages"])
+def test_two_spellings_of_one_column_compete_unless_one_is_exact(name: str):
+    spellings = {name.title(): None, name.upper(): None}
+    with pytest.raises(DataError, match=f"'{name.title()}' and '{name.upper()}' compete for the part '{name}'"):
+        read({"query": "q", **spellings})
+    value = {"label": 1, "margin": 1.0, "channel": "c", "tools": [], "rejected_response": "r", "positive_messages": []}
+    read({"query": "q", **spellings, name: value[name]})
+
+
+def test_media_columns_compete_too():
+    with pytest.raises(DataError, match="'image' and 'Image' compete for the part 'images'"):
+        read({"query": "q", "image": "a.png", "Image": "b.png"})
+
+
+def test_margins_are_numbers_and_channels_texts():
+    assert read({"query": "q", "margin": "0.5", "channel": 3}).extra == {"margin": 0.5, "channel": "3"}
+    assert fault({"query": "q", "margin": "much"}).key_path == "margin"
+    assert fault({"query": "q", "margin": True}).key_path == "margin"
+    assert fault({"query": "q", "channel": ["a"]}).key_path == "channel"
 
 
 # ---------------------------------------------------------------------------------------------------------- and back
@@ -350,9 +502,22 @@ def test_a_conversation_survives_being_written_and_read(
     assert ConversationReader({}, keep_others=True).read(row) == conversation
 
 
-def test_rejected_replies_survive_being_written_and_read():
-    row = {"query": "u", "response": "good", "rejected_response": "bad"}
-    assert read(as_row(read(row))) == read(row)
+SIDES = st.builds(
+    Conversation,
+    messages=MESSAGES,
+    tools=st.sampled_from([(), ({"type": "function", "function": {"name": "f"}},)]),
+    images=st.lists(TEXTS.filter(bool), max_size=2).map(tuple),
+)
+
+
+@given(SIDES, SIDES, st.lists(SIDES, max_size=2), st.lists(SIDES, max_size=2))
+def test_every_side_survives_being_written_and_read(
+    chosen: Conversation, rejected: Conversation, positives: list[Conversation], negatives: list[Conversation]
+):
+    assume(chosen != rejected)
+    whole = replace(chosen, rejected=rejected, positives=tuple(positives), negatives=tuple(negatives))
+    assume([m.as_dict() for m in chosen.messages] != [m.as_dict() for m in rejected.messages])
+    assert read(json.loads(json.dumps(as_row(whole)))) == whole
 
 
 def test_what_json_cannot_say_is_written_as_text(tmp_path: Path):

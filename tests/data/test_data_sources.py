@@ -10,8 +10,10 @@ from pyarrow import parquet
 import tiny
 from swift.core.errors import DataError
 from swift.data.files import read_file
+from swift.data.library import Library
 from swift.data.rows import BadRow, Row
-from swift.data.sources import parse_source, read_source, source_files
+from swift.data.sources import parse_source
+from swift.options.data import DataOptions
 
 
 def values(path: Path) -> list[dict]:
@@ -21,8 +23,8 @@ def values(path: Path) -> list[dict]:
 
 
 def read(argument: str) -> list[dict]:
-    source = parse_source(argument)
-    return [row.values for row in read_source(source, source.subsets) if isinstance(row, Row)]
+    readings = Library.of(DataOptions()).readings(parse_source(argument))
+    return [row.values for reading in readings for row in read_file(reading.file) if isinstance(row, Row)]
 
 
 # ---------------------------------------------------------------------------------------------------------- arguments
@@ -67,14 +69,9 @@ def test_a_path_that_does_not_exist_is_named(name: str):
         read(name)
 
 
-def test_a_data_set_of_a_hub_is_not_available_yet():
-    with pytest.raises(DataError, match="not available yet: datasets from a hub; pass a local file"):
-        read("AI-ModelScope/alpaca-gpt4-data-en#10")
-
-
 def test_messages_name_the_option_that_was_used():
     with pytest.raises(DataError, match=r"--val_dataset nowhere\.jsonl"):
-        source_files(parse_source("nowhere.jsonl", "--val_dataset"), ())
+        Library.of(DataOptions()).readings(parse_source("nowhere.jsonl", "--val_dataset"))
 
 
 def test_a_file_has_no_subsets(tmp_path: Path):
@@ -191,7 +188,8 @@ BROKEN = {
     b'{"query": "a", "query": "b"}': "the key stands twice",
     b'{"messages": [{"role": "user", "role": "assistant"}]}': "the key stands twice",
     b'{"query": "a"} {"query": "b"}': "is not valid JSON",
-    b"[" * 100_000: "is not valid JSON",
+    b"[" * 100_000: "is nested too deeply",
+    b'{"query": "\\ud83d\\ude00", "x": ' + b"[" * 600 + b"]" * 600 + b"}": "is nested too deeply",
     b'{"n": ' + b"9" * 5000 + b"}": "is not valid JSON",
     b'{"query": "tab\there"}': "is not valid JSON",
     b"\x00\x00": "is not valid JSON",

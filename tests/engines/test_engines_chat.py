@@ -92,3 +92,17 @@ def test_a_long_prompt_is_cut_or_given_up_as_the_strategy_says():
     assert cut("split", 10) == prompt.input_ids
     with pytest.raises(UsageError, match="--truncation_strategy split"):
         cut("split", 9)
+
+
+def test_a_word_that_ends_the_reply_to_one_prompt_does_not_end_that_to_another():
+    chat = chat_with()
+    plain = chat.prompt(HELLO)
+    text = chat.complete([plain], GREEDY)[0][0].text
+    word = text[2:4]
+    ended = Prompt(plain.text, plain.input_ids, {**plain.extra, "stop_words": (word,)})
+    found = [completions[0].text for completions in chat.complete([plain, ended, plain], GREEDY)]
+    assert found[0] == found[2] == text
+    assert text.startswith(found[1])
+    assert len(found[1]) < len(text)
+    assert word in found[1]
+    assert list(chat.stream(ended, GREEDY))[-1].completion.text == found[1]

@@ -146,8 +146,7 @@ def test_both_languages_say_the_same_thing():
 @pytest.mark.parametrize(
     ("cls", "values", "text"),
     [
-        (commands.Sft, {**TRAIN, "packing": True}, "--packing true is not available yet: packing."),
-        (commands.Sft, {**TRAIN, "remove_unused_columns": False}, "--remove_unused_columns false is not available yet"),
+        (commands.Sft, {**TRAIN, "enable_dft_loss": True}, "--enable_dft_loss true is not available yet: the DFT loss."),
         (commands.Sft, {**TRAIN, "freeze_vit": False}, "--freeze_vit false is not available yet"),
         (commands.Sft, {**TRAIN, "tuner_type": "vera"}, "What works: lora, full."),
         (
@@ -155,7 +154,6 @@ def test_both_languages_say_the_same_thing():
             {**TRAIN, "report_to": ["tensorboard", "wandb"]},
             "--report_to tensorboard wandb is not available",
         ),
-        (commands.Sft, {**TRAIN, "dataset_num_proc": 4}, "--dataset_num_proc 4 is not available yet"),
         (commands.Infer, {**INFER, "infer_backend": "vllm"}, "the engines vLLM, SGLang and LMDeploy"),
     ],
 )
@@ -186,6 +184,9 @@ CONTRADICTIONS = {
     "a_stream_needs_an_end": (commands.Sft, {**TRAIN, "streaming": True}, {}, "--max_steps"),
     "streams_are_not_cached": (
         commands.Sft, {**TRAIN, "streaming": True, "max_steps": 1, "cached_dataset": ["owner/c"]}, {}, "--cached_dataset",
+    ),
+    "streams_are_prepared_as_they_come": (
+        commands.Sft, {**TRAIN, "streaming": True, "max_steps": 1, "dataset_num_proc": 2}, {}, "--dataset_num_proc",
     ),
     "one_probability_per_data_set": (commands.Sft, {**TRAIN, "interleave_prob": [0.5, 0.5]}, {}, "got 2 for 1"),
     "lazy_rows_have_no_lengths": (commands.Sft, {**TRAIN, "lazy_tokenize": True, "packing": True}, {}, "--packing"),
@@ -293,6 +294,9 @@ CONTRADICTIONS = {
         commands.Export, {"model": "owner/name", "to_ollama": True, "to_mcore": True}, {}, "--to_ollama and --to_mcore",
     ),
     "quantization_is_told_how": (commands.Export, {"model": "owner/name", "quant_method": "awq"}, {}, "for calibration"),
+    "an_agent_template_is_known": (
+        commands.Sft, {**TRAIN, "agent_template": "hermess"}, {}, "--agent_template hermess: there is no such agent template. "
+        "Did you mean hermes?"),
     "a_pushed_model_has_an_id": (commands.Export, {"model": "owner/name", "push_to_hub": True}, {}, "--hub_model_id"),
 }  # fmt: skip
 """Rule -> a command that breaks it, and what must be said."""
@@ -323,13 +327,13 @@ def test_every_rule_says_what_it_is_about():
 
 
 def test_all_broken_rules_are_reported_together():
-    found = said(commands.Sft, {"lora_ga_iters": 3, "eval_strategy": "steps", "packing": True})
+    found = said(commands.Sft, {"lora_ga_iters": 3, "eval_strategy": "steps", "enable_dft_loss": True})
     for text in (
         "--model is missing",
         "--dataset is missing",
         "--lora_ga_iters 3",
         "--eval_strategy steps",
-        "--packing true",
+        "--enable_dft_loss true",
     ):
         assert any(text in sentence for sentence in found), text
 

@@ -69,6 +69,21 @@ def nodes(folder: Path) -> dict:
     return saved
 
 
+def packing(folder: Path) -> dict:
+    """Train on packs, one of them per process and forward pass."""
+    import runs
+    import test_trainers_packing as packed
+
+    import tiny
+    from swift.data.collate import Flattened
+
+    run = runs.train(folder / "packed", model=packed.cut(tiny.model()), train=packed.packs(), collate=Flattened(),
+                     per_device_train_batch_size=1, gradient_accumulation_steps=2, max_steps=4,
+                     average_tokens_across_devices=True)  # fmt: skip
+    torch.save(run.weights(), folder / f"packing-{environment.rank()}.pt")
+    return {"history": run.history}
+
+
 def timeout(folder: Path) -> dict:
     """The first process waits for a second one that does not come."""
     if environment.rank() == 1:
@@ -77,7 +92,7 @@ def timeout(folder: Path) -> dict:
     return {}
 
 
-CASES = {"equivalence": equivalence, "nodes": nodes, "timeout": timeout}
+CASES = {"equivalence": equivalence, "nodes": nodes, "packing": packing, "timeout": timeout}
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from swift.catalog.datasets import Prepare
 from swift.core.registry import Registry
 
 METRICS: Registry[Callable[..., dict[str, float]]] = Registry(
@@ -14,3 +15,15 @@ METRICS: Registry[Callable[..., dict[str, float]]] = Registry(
     },
 )
 """`--metric` -> a function of result rows that returns named numbers."""
+
+PREPARATIONS: Registry[Prepare] = Registry(
+    "preparation of rows",
+    {
+        name: f"swift.data.named_rows:{name}"
+        for name in (
+            "no_think_and_empty_think", "empty_think", "hh_rlhf", "gsm8k", "countdown", "jd_generation",
+            "stsb_similarity", "stsb_positive", "stsb_generate", "stsb_regression", "scidocs_reranking",
+        )
+    },
+)  # fmt: skip
+"""`preprocess_func` of a data set -> a function of a row."""

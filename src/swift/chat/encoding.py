@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from swift.core.logs import get_logger
-
-logger = get_logger()
+from swift.core.errors import UsageError
 
 
 class Encoder:
@@ -51,10 +50,61 @@ class Encoder:
             return [[ids[key][1:] if i and ids[key] else ids[key] for i, key in enumerate(row)] for row in keys]
         return [[ids[key] for key in row] for row in keys]
 
+    def starts(self, texts: Sequence[tuple[str, bool]]) -> list[list[int]]:
+        """The first character of each token of some texts; with each, whether it goes on from another piece.
+
+        Raises UsageError for tokenizers that cannot tell: those not of the tokenizers library.
+        """
+        if not texts:
+            return []
+        if not self._tokenizer.is_fast:
+            raise UsageError(
+                "--loss_scale: weights that change within a reply need a tokenizer that knows its characters, and "
+                f"{type(self._tokenizer).__name__} does not. Convert it to a tokenizer.json first."
+            )
+        before = [len(self._anchor) if goes_on and text else 0 for text, goes_on in texts]
+        offsets = self._tokenizer(
+            [self._anchor + text if skip else text for (text, _), skip in zip(texts, before, strict=True)],
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            return_offsets_mapping=True,
+            verbose=False,
+        )["offset_mapping"]
+        return [_starts(spans[1:] if skip else spans, skip) for spans, skip in zip(offsets, before, strict=True)]
+
+    @property
+    def name(self) -> str:
+        """The folder or repository the tokenizer is from."""
+        return self._tokenizer.name_or_path
+
+    def fingerprint(self) -> str:
+        """A hash of the tokenizer: of all that decides which ids a text becomes."""
+        tokenizer = self._tokenizer
+        if tokenizer.is_fast:
+            text = tokenizer.backend_tokenizer.to_str()
+        else:
+            text = repr([type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), tokenizer.init_kwargs])
+        special = repr(sorted(tokenizer.special_tokens_map.items()))
+        return hashlib.blake2b((text + special).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
     def single_ids(self, words: Sequence[str]) -> tuple[int, ...]:
         """The ids of those words that are one token each."""
         ids = [pieces[0] for pieces in self.encode([[word] for word in words])]
         return tuple(dict.fromkeys(word_ids[0] for word_ids in ids if len(word_ids) == 1))
+
+
+def _starts(spans: Sequence[tuple[int, int]], skip: int) -> list[int]:
+    """Where tokens begin: where the one before ends, unless several share a character.
+
+    Some tokenizers leave the space in front of a word out of its token's span.
+    """
+    starts: list[int] = []
+    end = skip
+    for begin, until in spans:
+        starts.append(min(begin, end) - skip)
+        end = until
+    return starts
 
 
 def _added(tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from swift.catalog.layouts import Layout
+from swift.catalog.layout import Layout
 
 _PLACEHOLDER = re.compile(r"\{\{([A-Z0-9]+)\}\}")
 _EXPRESSIONS = {
@@ -18,6 +18,7 @@ _EXPRESSIONS = {
     "ROUND0": "(loop.index0 // 2) | string",
     "ROUND1": "(loop.index0 // 2 + 1) | string",
     "TODAY": "strftime_now('%d %b %Y')",
+    "ISODAY": "strftime_now('%Y-%m-%d')",
 }
 
 
@@ -56,7 +57,7 @@ def compile_layout(
         *_last_user(layout),
         "{%- for message in turns -%}",
         "{%- if message['role'] == 'user' -%}",
-        "{{- " + write(layout.user) + " -}}",
+        _user(layout, write),
         "{%- elif message['role'] == 'assistant' -%}",
         *_reply(layout),
         "{{- " + write(layout.assistant + layout.lead) + " + reply -}}",
@@ -98,9 +99,19 @@ def _expression(text: str) -> str:
 
 
 def _system(layout: Layout, front: Callable[[str], str]) -> str:
-    if layout.system_prefix is None:
+    if not layout.takes_system:
         return "{{- raise_exception('The template " + layout.name + " takes no system message.') -}}"
-    return "{{- " + front(layout.system_prefix) + " -}}"
+    return "{{- " + front(layout.prefix if layout.system_prefix is None else layout.system_prefix) + " -}}"
+
+
+def _user(layout: Layout, write: Callable[[str], str]) -> str:
+    """A turn of the user; the first or the last one may carry the system text."""
+    turn = "{{- " + write(layout.user) + " -}}"
+    if layout.system_user is None:
+        return turn
+    place = "last.user" if layout.system_at == "last" else "0"
+    carrying = "{{- " + write(layout.system_user) + " -}}"
+    return "{%- if system and loop.index0 == " + place + " -%}" + carrying + "{%- else -%}" + turn + "{%- endif -%}"
 
 
 def _separator(layout: Layout, write: Callable[[str], str]) -> str:
@@ -121,7 +132,7 @@ def _thinks(layout: Layout) -> bool:
 
 
 def _last_user(layout: Layout) -> list[str]:
-    if not _thinks(layout):
+    if not _thinks(layout) and layout.system_at != "last":
         return []
     return [
         "{%- set last = namespace(user=-1) -%}",
@@ -132,18 +143,52 @@ def _last_user(layout: Layout) -> list[str]:
 
 
 def _reply(layout: Layout) -> list[str]:
-    """Sets `reply`: what the assistant said, without the thinking of replies before the last user message."""
+    """Sets `reply`: what the assistant said as the layout writes it, past replies without what they thought."""
     lines = ["{%- set reply = message['content'] -%}"]
     if layout.lead:
         lines.append("{%- set reply = reply.lstrip(" + quote(layout.lead) + ") -%}")
-    if not _thinks(layout):
-        return lines
+    if layout.stripped:
+        lines.append("{%- set reply = reply.strip(" + quote(layout.stripped) + ") -%}")
+    if _thinks(layout):
+        lines += _past_reply(layout)
+    if layout.frame:
+        lines += _framed(*layout.frame)
+    if layout.opening:
+        word, text = map(quote, layout.opening)
+        lines.append(
+            "{%- if not reply.startswith(" + word + ") -%}{%- set reply = " + text + " + reply -%}{%- endif -%}"
+        )
+    lines += [f"{{%- set reply = reply.replace({quote(old)}, {quote(new)}) -%}}" for old, new in layout.renamed]
+    return lines
+
+
+def _past_reply(layout: Layout) -> list[str]:
+    """What is left of a reply before the last user message."""
     active = "" if layout.is_thinking else "thinking and "
-    return [
-        *lines,
+    lines = [
         "{%- if " + active + "loop.index0 < last.user and not (preserve_thinking is defined and preserve_thinking) -%}",
         "{%- if '</think>' in reply -%}{%- set reply = reply.split('</think>')[-1].strip() -%}{%- endif -%}",
+    ]
+    if layout.past_answer:
+        begin, end = map(quote, layout.past_answer)
+        lines.append(
+            f"{{%- if {begin} in reply -%}}"
+            f"{{%- set reply = reply.split({begin})[-1].split({end})[0].strip() -%}}{{%- endif -%}}"
+        )
+    return [
+        *lines,
         "{%- set reply = " + quote(layout.history_thinking_prefix) + " + reply -%}",
+        "{%- endif -%}",
+    ]
+
+
+def _framed(begin: str, end: str) -> list[str]:
+    """Puts `begin` and `end` around what follows the thinking of a reply, unless it has them."""
+    return [
+        "{%- if " + quote(begin.strip()) + " not in reply -%}",
+        "{%- set answer = reply.split('</think>')[-1].lstrip() -%}",
+        "{%- set head = reply[:(reply | length) - (answer | length)] -%}",
+        "{%- set reply = head + " + quote(begin) + " + answer + " + quote(end) + " -%}",
         "{%- endif -%}",
     ]
 

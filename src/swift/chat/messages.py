@@ -32,9 +32,10 @@ class Conversation:
     messages: at least one; `system` only in front.
     tools: JSON schemas of what may be called.
     images, videos, audios: references to media in order of their tags in the text.
-    rejected: the messages that were preferred less, in place of those after the last user turn.
-    label: class, score or desirability of the conversation.
-    extra: all other columns of the row: solution, channel, ...
+    rejected: the whole conversation that was preferred less, with tools and media of its own.
+    positives, negatives: the documents that match this one, and those that do not (embedding, reranker).
+    label: class, score or desirability of the conversation; several classes or scores are a list.
+    extra: all other columns of the row: solution, channel, margin, ...
     """
 
     messages: tuple[Message, ...]
@@ -42,7 +43,9 @@ class Conversation:
     images: tuple[Any, ...] = ()
     videos: tuple[Any, ...] = ()
     audios: tuple[Any, ...] = ()
-    rejected: tuple[Message, ...] | None = None
+    rejected: Conversation | None = None
+    positives: tuple[Conversation, ...] = ()
+    negatives: tuple[Conversation, ...] = ()
     label: bool | int | float | list[float] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 

@@ -129,7 +129,7 @@ class Cutter:
         """The same, found for this conversation without regard to others: two renderings per reply."""
         text, spans = assistant_spans(self._given, messages, self._stops)
         pieces = [TextPiece(text[p.start : p.end], p.turn, p.is_empty_thinking) for p in pieces_of(text, spans)]
-        return Pieces(pieces, *_remarks(spans))
+        return Pieces(pieces, *remarks(spans))
 
     def _given(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         """A prompt's replies are looked for in its own text: with what opens the reply that is to follow."""
@@ -163,7 +163,7 @@ class Cutter:
             parts = [part for part in slots.split(text[piece.start : piece.end]) if part]
             form = tuple(numbers.get(part, part) for part in parts)
             forms.append(PieceForm(form, piece.turn, piece.is_empty_thinking))
-        return Skeleton(tuple(forms), *_remarks(spans))
+        return Skeleton(tuple(forms), *remarks(spans))
 
     def _filled(self, skeleton: Skeleton, words: Sequence[str], messages: Sequence[Message]) -> Pieces | None:
         """The skeleton with the words of a row, as they are or stripped; None when the template renders neither."""
@@ -178,7 +178,8 @@ class Cutter:
         return None
 
 
-def _remarks(spans: Sequence[Span]) -> tuple[dict[int, str], frozenset[int]]:
+def remarks(spans: Sequence[Span]) -> tuple[dict[int, str], frozenset[int]]:
+    """The flaws of replies, and those that the prompt would open otherwise; see `Pieces`."""
     flaws = {span.turn: span.flaw for span in spans if span.flaw}
     return flaws, frozenset(span.turn for span in spans if span.is_unopened)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from swift.chat.messages import Message
-from swift.chat.thinking import EMPTY_THINKING, OPENING, split_thinking, thoughts
+from swift.chat.thinking import EMPTY_THINKING, FRAME_END, OPENING, split_reply, thoughts
 
 
 class Render(Protocol):
@@ -101,30 +101,30 @@ def sentinels(messages: Sequence[Message], count: int) -> list[str]:
 def _span(render: Render, messages: Sequence[Message], turn: int, text: str, stops: Sequence[str], begin: int) -> Span:
     """The span of one reply. `begin` is where the reply before it ends."""
     prompt = render(messages[:turn], add_generation_prompt=True)
-    start = _start(prompt, text)
+    start = start_of(prompt, text)
     if start is None:
         return Span(turn, 0, 0, "what stands before it is not the prompt that the model would be given at that point")
     reply = messages[turn].content
-    head, answer = split_thinking(reply)
+    head, answer, tail = split_reply(reply)
     mark = sentinels(messages, 1)[0]
-    probe = [*messages[:turn], replace(messages[turn], content=head + mark), *messages[turn + 1 :]]
+    probe = [*messages[:turn], replace(messages[turn], content=head + mark + tail), *messages[turn + 1 :]]
     before, found, after = render(probe, add_generation_prompt=False).partition(mark)
     if not found or mark in after:
         return Span(turn, 0, 0, "the template does not write it, or writes it twice")
     content_end = len(text) - len(after)
     if not (text.startswith(before) and text.endswith(after) and start <= len(before) <= content_end):
         return Span(turn, 0, 0, "how the template writes it depends on what it says")
-    end = _stop_after(text, content_end, stops)
+    end = stop_after(text, content_end, stops)
     if start < begin:
         return Span(turn, 0, 0, "it begins before the reply in front of it has ended")
     if text[len(before) : content_end].strip() != answer.strip():
         return Span(turn, start, end, "the template changes what it says")
-    if thoughts(reply) not in text[start : len(before)]:
+    if any(thought not in text[start : len(before)] for thought in thoughts(reply)):
         return Span(turn, start, end, "the template leaves out what it thinks")
     return Span(turn, start, end, is_unopened=start < len(prompt))
 
 
-def _start(prompt: str, text: str) -> int | None:
+def start_of(prompt: str, text: str) -> int | None:
     """Where the reply begins: after the prompt, or after the prompt without a block of thinking that it opens."""
     if text.startswith(prompt):
         return len(prompt)
@@ -134,10 +134,20 @@ def _start(prompt: str, text: str) -> int | None:
     return None
 
 
-def _stop_after(text: str, end: int, stops: Sequence[str]) -> int:
-    """The end of the word that ends generation, when one follows `end` after nothing but white space; else `end`."""
-    at = end
-    while at < len(text) and text[at].isspace():
-        at += 1
+def stop_after(text: str, end: int, stops: Sequence[str]) -> int:
+    """The end of the word that ends generation, when one follows `end` after nothing but white space; else `end`.
+
+    The tag that closes a framed answer belongs to the reply as well.
+    """
+    at = _past_space(text, end)
+    if text.startswith(FRAME_END, at):
+        end = at + len(FRAME_END)
+        at = _past_space(text, end)
     found = [stop for stop in stops if stop and text.startswith(stop, at)]
     return at + len(max(found, key=len)) if found else end
+
+
+def _past_space(text: str, at: int) -> int:
+    while at < len(text) and text[at].isspace():
+        at += 1
+    return at

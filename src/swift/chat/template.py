@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ logger = get_logger()
 KEEP_HISTORY = {"preserve_thinking": True, "clear_thinking": False}
 """Variables by which templates are asked to keep what past replies thought; a template is given those it reads."""
 
+_TOKEN = re.compile(r"\{\{(ID|ATTR):(\w+)\}\}")
+
 
 class ChatTemplate:
     """The one template of a run, from the checkpoint or from a layout, with the default system text in it.
@@ -36,6 +40,8 @@ class ChatTemplate:
     extra_opening: that part of it which the generation prompt lacks in training.
     looks_for: strings it may look for in what is said.
     is_wrapped: whether --system was put in front of the checkpoint's own template.
+    default_system: the system text of conversations that bring none, as far as it is known.
+    reads_tools: whether it is the checkpoint's own template and looks at tools.
     """
 
     def __init__(self, tokenizer: Any, options: TemplateOptions, layout: Layout | None, added: tuple[str, str]) -> None:
@@ -45,18 +51,25 @@ class ChatTemplate:
         if self.layout is None:
             self.text: str = tokenizer.get_chat_template()
         else:
+            self.layout = with_tokens(self.layout, tokenizer)
             self.text = _compiled(self.layout, system, tokenizer, added)
+        self.default_system: str = (self.layout.default_system if self.layout else "") if system is None else system
         known = variables(self.text)
+        self.reads_tools = self.layout is None and "tools" in known
         self.looks_for = looks_for(self.text)
         self.traits = self._traits(known)
         self.is_wrapped = self.layout is None and (bool(system) or (system == "" and self.traits.has_default_system))
         if self.is_wrapped:
             self.text = with_default_system(self.text, system or "", drop_empty=not self.traits.has_default_system)
             self._check_system()
-        keeps = options.template_backend == "swift" and parse_loss_scale(options.loss_scale).base != "last_round"
-        self._training = {name: value for name, value in KEEP_HISTORY.items() if keeps and name in known}
+        is_edited = options.template_backend == "swift"
+        keeps = is_edited and parse_loss_scale(options.loss_scale).base != "last_round"
+        kept = {name: value for name, value in KEEP_HISTORY.items() if name in known}
+        self._training = kept if keeps or (is_edited and self.layout) else {}
         switch = self.traits.switch
-        self._inference = {switch: options.enable_thinking} if switch and options.enable_thinking is not None else {}
+        self._inference: dict[str, Any] = kept if is_edited and self.layout else {}  # past thinking is gone by then
+        if switch and options.enable_thinking is not None:
+            self._inference = {**self._inference, switch: options.enable_thinking}
         self.opening = opening_of(self._chat, self._inference)
         self.extra_opening = self._extra_opening()
         self.ending: str | None = self.traits.end_of_turn or tokenizer.eos_token
@@ -74,10 +87,47 @@ class ChatTemplate:
         """The text of a conversation to continue. Raises DataError when the template refuses it."""
         return self._chat(messages, add_generation_prompt, self._inference)
 
+    def with_tools(
+        self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]], *, add_generation_prompt: bool
+    ) -> str:
+        """The text of a conversation with tools to learn from; messages are as OpenAI writes them."""
+        return self._rendered(messages, add_generation_prompt, self._training, tools)
+
+    def continued_with_tools(
+        self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]], *, add_generation_prompt: bool
+    ) -> str:
+        """The same to continue."""
+        return self._rendered(messages, add_generation_prompt, self._inference, tools)
+
+    @property
+    def written(self) -> str:
+        """A chat as the template writes it, with the words that end replies: what the assistant itself cannot say.
+
+        Empty for layouts in which a reply is a row of messages, and says such words itself.
+        """
+        if self.layout is not None and self.layout.opening is not None:
+            return ""
+        asked, said = Message("user", "Qu1"), Message("assistant", "Qa1")
+        texts = []
+        for messages in ([asked, said, asked], [asked]):
+            with suppress(DataError):  # a single round, or no chat at all: what can be rendered counts
+                texts.append(self._chat(messages, True, self._inference))
+        return " ".join([*texts, *self.stop_words])
+
     def _chat(self, messages: Sequence[Message], add_generation_prompt: bool, given: dict[str, Any]) -> str:
+        return self._rendered([message.as_dict() for message in messages], add_generation_prompt, given)
+
+    def _rendered(
+        self,
+        messages: Sequence[dict[str, Any]],
+        add_generation_prompt: bool,
+        given: dict[str, Any],
+        tools: Sequence[dict[str, Any]] = (),
+    ) -> str:
         try:
             return self._tokenizer.apply_chat_template(
-                [message.as_dict() for message in messages],
+                list(messages),
+                tools=list(tools) or None,
                 chat_template=self.text,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
@@ -145,8 +195,32 @@ def _chosen(tokenizer: Any, options: TemplateOptions, layout: Layout | None) -> 
     return layout
 
 
+def with_tokens(layout: Layout, tokenizer: Any) -> Layout:
+    """The layout with the tokens that it names by their ids. Raises ModelError when the tokenizer lacks one."""
+
+    def token(found: re.Match[str]) -> str:
+        kind, name = found[1], found[2]
+        if kind == "ATTR" and not isinstance(getattr(tokenizer, name, None), int):
+            raise ModelError(f"The template {layout.name} needs the {name} of the tokenizer, which has none.")
+        number = int(name) if kind == "ID" else getattr(tokenizer, name)
+        text = tokenizer.convert_ids_to_tokens(number) if number < len(tokenizer) else None
+        if text is None or tokenizer(text, add_special_tokens=False)["input_ids"] != [number]:
+            raise ModelError(
+                f"The template {layout.name} needs the token {number}, which this tokenizer does not read from text. "
+                f"Choose another with --template."
+            )
+        return text
+
+    texts = {
+        field.name: _TOKEN.sub(token, value)
+        for field in fields(layout)
+        if isinstance(value := vars(layout)[field.name], str) and _TOKEN.search(value)
+    }
+    return replace(layout, **texts) if texts else layout
+
+
 def _compiled(layout: Layout, system: str | None, tokenizer: Any, added: tuple[str, str]) -> str:
-    if system and layout.system_prefix is None:
+    if system and not layout.takes_system:
         raise UsageError(f"--system: the template {layout.name} takes no system message. Drop --system.")
     return compile_layout(
         layout,

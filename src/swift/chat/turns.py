@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from swift.chat.messages import Conversation, Message
+from swift.chat.messages import Conversation, Message, Role
 from swift.core.errors import DataError
+
+_FOLLOWING: dict[Role | None, tuple[Role, ...]] = {
+    None: ("user",),
+    "system": ("user",),
+    "user": ("assistant", "tool_call"),
+    "assistant": ("user", "tool_call", "tool_response"),
+    "tool_call": ("tool_response", "tool_call", "user"),
+    "tool_response": ("assistant", "tool_call", "tool_response"),
+}
+"""Who may speak after whom; calls and results of tools may be several in a row."""
 
 
 def check_contents(conversation: Conversation) -> None:
-    """Refuse what cannot be rendered: nothing, tools, media. Raises DataError."""
+    """Refuse what cannot be rendered: nothing, media. Raises DataError."""
     if not conversation.messages:
         raise DataError("The conversation has no messages.")
-    if conversation.tools or any(m.role in ("tool_call", "tool_response") for m in conversation.messages):
-        raise DataError("not available yet: tools (`tools`, and messages of the roles tool_call and tool_response).")
     for kind, media in (
         ("images", conversation.images),
         ("videos", conversation.videos),
@@ -36,13 +44,15 @@ def check_turns(messages: Sequence[Message], *, is_chat: bool, is_answered: bool
             )
         return
     start = 1 if messages[0].role == "system" else 0
+    before = messages[start - 1].role if start else None
     for i, message in enumerate(messages[start:], start):
-        wanted = "assistant" if (i - start) % 2 else "user"
-        if message.role != wanted:
-            after = f"after the {messages[i - 1].role}" if i else "in front"
-            raise DataError(f"Message {i + 1} is the {message.role}'s; {after} comes the {wanted}.")
+        wanted = _FOLLOWING[before]
+        if message.role not in wanted:
+            after = f"after the {before}" if before else "in front"
+            raise DataError(f"Message {i + 1} is the {message.role}'s; {after} comes the {' or the '.join(wanted)}.")
+        before = message.role
     last = messages[-1].role
-    if is_answered and last != "assistant":
+    if is_answered and last not in ("assistant", "tool_call"):
         raise DataError(f"Message {len(messages)}, the last, is the {last}'s: there is no reply to learn.")
-    if not is_answered and last != "user":
+    if not is_answered and last not in ("user", "tool_response"):
         raise DataError(f"Message {len(messages)}, the last, is the {last}'s: there is nothing to reply to.")

@@ -15,19 +15,27 @@ from transformers.utils.logging import disable_progress_bar
 
 from swift.core.errors import UsageError
 from swift.core.logs import get_logger
+from swift.hub.base import local_folder
+from swift.hub.models import Access, access, model_folder
 from swift.models.info import ModelInfo
 from swift.options.commands import Sft
 from swift.options.declare import Command, Origin, Source, flags
 from swift.options.general import GeneralOptions
 from swift.options.help import show
+from swift.options.parse import with_checkpoint
+from swift.options.saved import FILE_NAME
 
 C = TypeVar("C", bound=Command)
 S = TypeVar("S", bound=Sft)
 
 
 def begin(command: C, general: GeneralOptions, *, deterministic: bool = False) -> C:
-    """Load plugins, seed every source of randomness, and log what was decided by rule. Returns the command."""
-    for file in general.external_plugins:
+    """Load plugins, seed every source of randomness, and log what was decided by rule.
+
+    Returns the command, to which the args.json of a checkpoint that had to be fetched from a hub may have added.
+    """
+    command = _with_fetched_args(command, access(general))
+    for file in command.values()["external_plugins"]:
         load_plugin(Path(file).expanduser())
     disable_progress_bar()  # of loading and writing weights: a run has one bar, its own
     if deterministic:
@@ -36,6 +44,19 @@ def begin(command: C, general: GeneralOptions, *, deterministic: bool = False) -
         set_seed(general.seed)
     log_decisions(command)
     return command
+
+
+def _with_fetched_args(command: C, hub: Access) -> C:
+    """The command with what the args.json of its first adapter, else of its model, says, where that is an id."""
+    values = command.values()
+    named = [("--adapters", name, None) for name in values["adapters"][:1]]
+    if not named and values["model"] is not None:
+        named = [("--model", values["model"], values["model_revision"])]
+    if not values["load_args"] or not named or local_folder(named[0][1], named[0][0]) is not None:
+        return command
+    option, name, revision = named[0]
+    folder = model_folder(name, option, hub, revision)
+    return with_checkpoint(command, folder) if (folder / FILE_NAME).is_file() else command
 
 
 def load_plugin(file: Path) -> None:
@@ -67,7 +88,7 @@ def log_decisions(command: Command) -> None:
 
 
 def settle(command: S, info: ModelInfo) -> tuple[S, ModelInfo]:
-    """The command with the values that its checkpoint decides: `--torch_dtype` and `--max_length`."""
+    """The command with the values that its checkpoint decides: `--torch_dtype`, `--max_length` and what follows it."""
     changes: dict[str, object] = {}
     sources: dict[str, Source] = {}
     if command.model.torch_dtype is None:
@@ -80,6 +101,9 @@ def settle(command: S, info: ModelInfo) -> tuple[S, ModelInfo]:
     if command.template.max_length is None and info.max_length is not None:
         changes["max_length"] = info.max_length
         sources["max_length"] = Source(Origin.RULE, f"{info.path.name}/config.json")
+    if command.training.packing and command.training.packing_length is None and "max_length" in changes:
+        changes["packing_length"] = info.max_length
+        sources["packing_length"] = Source(Origin.RULE, "follows max_length")
     settled = command.replace(changes, sources)
     log_decisions(settled.model_copy(update={"sources": sources}))
     return settled, replace(info, dtype=settled.model.torch_dtype)

@@ -14,13 +14,19 @@ Words = Sequence[str] | Command
 """A command line without `swift <command>`, or a command that `parse` has made."""
 
 
-def sft_main(args: Words) -> Path | None:
-    """`swift sft`: fine-tune; returns the folder of the last checkpoint, None when none was saved."""
+def sft_main(args: Words) -> Path | int | None:
+    """`swift sft`: fine-tune; returns the folder of the last checkpoint, None when none was saved.
+
+    With `--dry_run true`, the exit code of the check.
+    """
     return sft.run(_command("sft", args))
 
 
-def pretrain_main(args: Words) -> Path | None:
-    """`swift pt`: pre-train; returns the folder of the last checkpoint, None when none was saved."""
+def pretrain_main(args: Words) -> Path | int | None:
+    """`swift pt`: pre-train; returns the folder of the last checkpoint, None when none was saved.
+
+    With `--dry_run true`, the exit code of the check.
+    """
     return sft.run(_command("pt", args))
 
 

@@ -1,16 +1,20 @@
-"""This file knows `swift export` and `swift merge-lora`: a trained model becomes one that stands alone."""
+"""This file knows `swift export` and `swift merge-lora`: which export is asked for, and how an adapter is merged."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from swift.commands.begin import begin
+from swift.commands.cached_dataset import to_cached_dataset
 from swift.core.errors import UsageError
 from swift.core.logs import get_logger
 from swift.export.folder import appearing, copy_companions, require_free
 from swift.export.weights import shard_size, write_weights
+from swift.hub.models import access
 from swift.models.info import ModelInfo, model_info
 from swift.models.load import load_model
+from swift.models.processor import load_tokenizer
+from swift.models.vocabulary import with_room
 from swift.options.commands import Export
 from swift.options.declare import Origin, Source
 from swift.options.saved import write_args
@@ -19,10 +23,14 @@ from swift.tuners.merge import merge
 
 def run(command: Export) -> Path:
     """Export what the command asks for; the folder it went to, absolute."""
+    if command.export.to_cached_dataset:
+        if command.merge.merge_lora:
+            raise UsageError("--merge_lora and --to_cached_dataset cannot be exported at once. Run swift export for each.")
+        return to_cached_dataset(begin(command, command.general))
     if not command.merge.merge_lora:
         raise UsageError(
             "swift export has nothing to do: no kind of export was asked for. Add --merge_lora true (with --adapters) "
-            "to merge an adapter into its model."
+            "to merge an adapter into its model, or --to_cached_dataset true to tokenize data sets beforehand."
         )
     if not command.model.adapters:
         raise UsageError("--merge_lora true needs the adapter to merge: --adapters <checkpoint folder>.")
@@ -36,13 +44,16 @@ def merge_lora(command: Export) -> Path:
     All that can be refused is refused before weights are loaded; the folder appears only when it is complete.
     """
     size = shard_size(command.merge.max_shard_size)
-    info = model_info(command.model)
+    info = model_info(command.model, access(command.general))
     output = output_folder(command.export.output_dir, info)
     require_free(output, exist_ok=command.export.exist_ok, inputs=(info.path, *info.adapters))
     options = command.model
     if options.device_map is None:
         options = options.model_copy(update={"device_map": "cpu"})  # merging is additions: memory counts, not speed
-    merged = merge(load_model(info, options, training=False), info.adapters)
+    model = load_model(info, options, training=False)
+    if options.new_special_tokens:
+        with_room(model, load_tokenizer(info, options.new_special_tokens))
+    merged = merge(model, info.adapters)
     with appearing(output) as folder:
         write_weights(merged, folder, max_shard_size=size, safe=command.merge.safe_serialization)
         copied = copy_companions(info.path, info.adapters, folder)

@@ -25,13 +25,17 @@ from swift.commands.results import Question, Results, result_path, result_row
 from swift.core import environment
 from swift.core.errors import DataError, UsageError
 from swift.core.logs import get_logger
-from swift.data.encode import load_conversations
+from swift.data.conversations import load_conversations
+from swift.data.library import HubAccess
 from swift.engines.base import Completion, Sampling
 from swift.engines.chat import Chat, fitted
 from swift.engines.transformers import TransformersEngine
+from swift.hub.models import access
+from swift.models.families import layout_for
 from swift.models.info import ModelInfo, model_info
 from swift.models.load import load_model
 from swift.models.processor import load_tokenizer
+from swift.models.vocabulary import with_room
 from swift.options.commands import Infer
 from swift.options.data import DataOptions
 from swift.options.defaults import has_rows_to_infer
@@ -56,7 +60,8 @@ def run(command: Infer) -> Path | None:
             raise UsageError("--load_data_args true: the checkpoint was trained without validation rows to answer.")
         chat, info = open_chat(command)
         return talk(command, chat, info)
-    questions = questions_of(command.data, command.infer.val_dataset_sample)
+    hub = HubAccess(command.general.use_hf, command.general.hub_token)
+    questions = questions_of(command.data, command.infer.val_dataset_sample, hub)
     if command.infer.metric and all(question.labels is None for question in questions):
         raise DataError("--metric compares replies with references, and no row ends with an assistant message.")
     with _processes(command.general):
@@ -66,10 +71,10 @@ def run(command: Infer) -> Path | None:
 
 def open_chat(command: Infer) -> tuple[Chat, ModelInfo]:
     """The model of a command with its adapters, behind its template."""
-    info = model_info(command.model)
-    tokenizer = load_tokenizer(info)
-    renderer = Renderer(tokenizer, command.template)
-    model = load_model(info, command.model, training=False)
+    info = model_info(command.model, access(command.general))
+    tokenizer = load_tokenizer(info, command.model.new_special_tokens)
+    renderer = Renderer(tokenizer, command.template, layout=layout_for(info, command.template, tokenizer))
+    model = with_room(load_model(info, command.model, training=False), tokenizer)
     model = merge(model, info.adapters) if command.merge.merge_lora else load_adapters(model, info.adapters)
     engine = TransformersEngine(
         model,
@@ -165,13 +170,13 @@ class Tally:
         )
 
 
-def questions_of(data: DataOptions, sample: int | None) -> list[Question]:
+def questions_of(data: DataOptions, sample: int | None, hub: HubAccess) -> list[Question]:
     """The rows to answer, each without its last assistant message, which becomes its labels.
 
     Columns without a meaning are kept: a file of results says what its rows said.
     """
     everything = data.model_copy(update={"remove_unused_columns": False})
-    items = load_conversations(everything, keep_values=False).val
+    items = load_conversations(everything, hub, keep_values=False).val
     if not items:
         raise DataError("No row is left to answer: see above what was left out of the data sets, and why.")
     numbers = list(range(len(items)))

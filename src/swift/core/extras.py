@@ -17,7 +17,7 @@ EXTRAS = {
     "torchao": "quant",
     "evalscope": "eval",
     "gradio": "ui",
-    "modelscope": "modelscope",
+    "modelscope_hub": "modelscope",
     "swanlab": "swanlab",
 }
 """Module -> the extra of Swiftlet that brings it."""

@@ -49,9 +49,12 @@ class Registry(Mapping[str, T], Generic[T]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def add(self, name: str, value: T | None = None) -> Callable[[T], T]:
-        """Register `value`, or what this decorates, under `name`. A name can be taken once."""
-        if name in self._entries:
+    def __setitem__(self, name: str, value: T) -> None:
+        self.add(name, value)
+
+    def add(self, name: str, value: T | None = None, *, replace: bool = False) -> Callable[[T], T]:
+        """Register `value`, or what this decorates, under `name`. A name can be taken once, unless it may `replace`."""
+        if name in self._entries and not replace:
             raise UsageError(f"{self.kind} {name!r} is registered already; choose another name.")
 
         def register(thing: T) -> T:

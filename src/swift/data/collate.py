@@ -1,4 +1,4 @@
-"""This file knows how samples become a batch: padded to one length, or laid end to end without padding.
+"""This file knows how samples, or packs of samples, become a batch: padded to one length, or laid end to end.
 
 Axes: B samples, T tokens of the longest sample, S tokens of all samples together.
 
@@ -63,7 +63,9 @@ class Padded:
 
 @dataclass(frozen=True)
 class Flattened:
-    """Samples laid end to end in one row, with no padding and no sample seeing another (`--padding_free`).
+    """Samples laid end to end in one row, with no padding and no sample seeing another (`--padding_free`, `--packing`).
+
+    Several packs of samples (`data/packing.py`) are one row as well, of the samples of all of them.
 
     A batch has `input_ids`, `labels` and `position_ids`, int64 [1, S], positions starting again at 0 with every
     sample; `loss_weights`, float32 [1, S], as soon as one sample has weights; `cu_seq_lens_q` and `cu_seq_lens_k`,
@@ -77,8 +79,9 @@ class Flattened:
 
     columns: tuple[str, ...] = ()
 
-    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+    def __call__(self, items: Sequence[Sample] | Sequence[list[Sample]]) -> dict[str, Any]:
         """The samples, one behind the other, in their order."""
+        samples = [sample for item in items for sample in (item if isinstance(item, list) else [item])]
         for sample in samples:
             assert sample.labels[0] == IGNORED, "the first token of a sample would be learnt from its neighbour"
         lengths = torch.tensor([len(sample) for sample in samples], dtype=torch.int32)

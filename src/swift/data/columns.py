@@ -43,13 +43,10 @@ PARTS: dict[Format, dict[str, tuple[str, ...]]] = {
 }
 """Format -> part -> the names of columns that may play it."""
 
+_SIDES = ("rejected_", "positive_", "negative_")
 STANDARD = frozenset(
     ["tools", "objects", "label", "channel", "margin", "rejected_response"]
-    + [
-        f"{side}_{what}"
-        for side in ("rejected", "positive", "negative")
-        for what in ("messages", "images", "videos", "audios", "tools", "objects")
-    ]
+    + [f"{side}{what}" for side in _SIDES for what in ("messages", "images", "videos", "audios", "tools", "objects")]
 )
 """Columns that mean something by their own name in every format."""
 
@@ -62,27 +59,25 @@ class Shape:
     parts: part -> the column that plays it, by the name it has in the row.
     standard: the columns of `STANDARD` that are there: standard name -> name in the row.
     others: all other columns, by the name they have after `--columns` -> name in the row.
+    has_sides: whether there is more than the conversation itself: a rejected side, documents.
     """
 
     format: Format
     parts: dict[str, str]
     standard: dict[str, str]
     others: dict[str, str]
+    has_sides: bool
 
 
-def shape_of(columns: Sequence[str], renamed: Mapping[str, str]) -> Shape:
+def shape_of(columns: Sequence[str], renamed: Mapping[str, str], form: Format | None = None) -> Shape:
     """The parts that the columns of a row play, after the user's own renaming (`--columns`).
 
+    form: how the conversation is written; None finds out by the columns.
     Raises DataError when two columns compete for one part.
     """
     names = rename(columns, renamed)
-    lower = {name.lower() for name in names}
-    if lower & set(PARTS["messages"]["messages"]):
-        form: Format = "messages"
-    elif {"instruction", "input"} <= lower:
-        form = "alpaca"
-    else:
-        form = "query"
+    if form is None:
+        form = _format_of({name.lower() for name in names})
     parts = {}
     for part, aliases in PARTS[form].items():
         winner = _winner(part, aliases, list(names), form)
@@ -91,13 +86,19 @@ def shape_of(columns: Sequence[str], renamed: Mapping[str, str]) -> Shape:
     if form == "alpaca":
         _no_second_query(list(names))
     taken = set(parts.values())
-    standard = {name.lower(): column for name, column in names.items() if name.lower() in STANDARD}
+    standard = _standard(names)
     others = {
         name: column
         for name, column in names.items()
         if (column not in taken or name.lower() == "solution") and name.lower() not in STANDARD
     }
-    return Shape(form, parts, standard, others)
+    return Shape(form, parts, standard, others, has_sides=any(name.startswith(_SIDES) for name in standard))
+
+
+def _format_of(lower: set[str]) -> Format:
+    if lower & set(PARTS["messages"]["messages"]):
+        return "messages"
+    return "alpaca" if {"instruction", "input"} <= lower else "query"
 
 
 def rename(columns: Sequence[str], renamed: Mapping[str, str]) -> dict[str, str]:
@@ -129,6 +130,17 @@ def renamed_as(column: str, columns: Sequence[str], renamed: Mapping[str, str]) 
     return column
 
 
+def check_met(renamed: Mapping[str, str], columns: set[str]) -> None:
+    """Raise DataError when a column of `--columns` is not among those that rows have."""
+    lower = {column.lower() for column in columns}
+    absent = [name for name in renamed if name.lower() not in lower]
+    if absent and lower:
+        raise DataError(
+            f"--columns names {', '.join(absent)}, and no row has such a column. "
+            f"There are: {', '.join(sorted(columns))}."
+        )
+
+
 def hint(mapping: Mapping[str, str]) -> str:
     """A `--columns` option as a user would type it."""
     pairs = ", ".join(f'"{old}": "{new}"' for old, new in mapping.items())
@@ -144,6 +156,17 @@ def _winner(part: str, aliases: tuple[str, ...], names: list[str], form: Format)
     if len(chosen) > 1:
         raise DataError(_competing(part, chosen))
     return chosen[0] if chosen else None
+
+
+def _standard(names: Mapping[str, str]) -> dict[str, str]:
+    """Standard name -> name in the row; the exact spelling wins over others. Raises DataError when others compete."""
+    standard = {}
+    for name in STANDARD & {name.lower() for name in names}:
+        spellings = [name] if name in names else [other for other in names if other.lower() == name]
+        if len(spellings) > 1:
+            raise DataError(_competing(name, spellings))
+        standard[name] = names[spellings[0]]
+    return standard
 
 
 def _no_second_query(names: list[str]) -> None:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from random import Random
 from typing import Any
 
-from swift.catalog.datasets import Subset, known_dataset
 from swift.chat.messages import Conversation
-from swift.core.errors import DataError, UsageError
+from swift.core.errors import DataError
 from swift.core.logs import get_logger
-from swift.data.formats import ConversationReader
+from swift.data.cached import cached_rows
+from swift.data.files import LINE_READERS, Block, blocks, read_file
+from swift.data.formats import Met
+from swift.data.library import HubAccess, Library, Reading
 from swift.data.mixing import concatenate, interleave, split
-from swift.data.persona import Persona
+from swift.data.reading import RowReader
 from swift.data.report import Report
 from swift.data.rows import BadRow, Row, RowError
-from swift.data.sources import Source, parse_source, read_source
+from swift.data.sources import Source, parse_source
 from swift.options.data import DataOptions
+
+_RECORDS_PER_BATCH = 1000
 
 
 @dataclass(slots=True)
@@ -60,49 +65,119 @@ class LoadedConversations:
         return None if self.val_order is None else [self.items[index] for index in self.val_order]
 
 
-def load_conversations(options: DataOptions, *, keep_values: bool = True) -> LoadedConversations:
+def load_conversations(
+    options: DataOptions, access: HubAccess | None = None, *, keep_values: bool = True
+) -> LoadedConversations:
     """As `read_conversations`, for those who want conversations and no more; logs what was left out."""
-    loaded = read_conversations(options, keep_values=keep_values)
+    loaded = read_conversations(options, access, keep_values=keep_values)
     loaded.report.train, loaded.report.val = len(loaded.train_order), len(loaded.val_order or ())
     loaded.report.log()
     return loaded
 
 
-def read_conversations(options: DataOptions, *, keep_values: bool) -> LoadedConversations:
+def read_conversations(
+    options: DataOptions, access: HubAccess | None = None, *, keep_values: bool
+) -> LoadedConversations:
     """The conversations of `--dataset` and `--val_dataset`, sampled, split, mixed and shuffled as the options say.
 
     The result depends on the files and the options alone, so that all processes of a run hold the same.
 
-    keep_values: whether `Item.values` holds the record, for files of results.
+    access: how hubs are asked. keep_values: whether `Item.values` holds the record, for files of results.
     Raises DataError when a data set cannot be read or has no row that can be used.
     """
     started = time.perf_counter()
-    loader = _Loader(options, keep_values)
+    reader, report, items = ItemReader(options, keep_values=keep_values), Report(strict=options.strict), []
+    library = Library.of(options, access)
+
+    def add(source: Source) -> int:
+        account = Account(source, report)
+        for batch in cached_batches(source) if source.is_cached else batches(library.readings(source)):
+            items.extend(account.kept(reader.read(batch)))
+        return account.finish()
+
+    order = arrange(options, add)
+    reader.finish()
+    seconds = time.perf_counter() - started
+    get_logger().info("%d rows read in %.1f s", report.read, seconds)
+    return LoadedConversations(items, order.train, order.val, report)
+
+
+# ------------------------------------------------------------------------------------------------------- the order of rows
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which rows are used, in order; a row is known by its number among all rows of all data sets.
+
+    train: may name a row several times.
+    val: None when there is nothing to validate on.
+    """
+
+    train: list[int]
+    val: list[int] | None
+
+
+def arrange(options: DataOptions, add: Callable[[Source], int]) -> Order:
+    """Sample, split, mix and shuffle the rows of all data sets, knowing no more of them than how many there are.
+
+    add: says how many rows a data set has; called for one data set after the other, so that the rows of each get the
+        numbers behind those of the one before.
+    Raises DataError when there are not the rows that are asked for.
+    """
+    placed = _Placed(add)
     ratio = options.split_dataset_ratio
-    if ratio and options.val_dataset:
-        get_logger().info("--split_dataset_ratio %s has no effect: --val_dataset says what to validate on.", ratio)
+    own = [name for name in ("val_dataset", "cached_val_dataset") if getattr(options, name)]
+    if ratio and own:
+        get_logger().info("--split_dataset_ratio %s has no effect: --%s says what to validate on.", ratio, own[0])
         ratio = 0.0
     random = Random(options.data_seed)
-    train, val = loader.load(options.dataset, "--dataset", ratio, random if options.dataset_shuffle else None)
-    train_order = _mixed(train, options, random)
+    chance = random if options.dataset_shuffle else None
+    train, val = placed.split(options.dataset, "--dataset", ratio, chance)
+    cached, cached_val = placed.split(options.cached_dataset, "--cached_dataset", ratio, chance)
+    train_order = _mixed(train, options, random) + [row for part in cached for row in part]
     if options.dataset_shuffle:
         random.shuffle(train_order)
-    val_order = _mixed(val, options, random)
-    if options.val_dataset:
+    val_order = _mixed(val, options, random) + [row for part in cached_val for row in part]
+    if own:
         random = Random(options.data_seed)
-        shuffle = options.val_dataset_shuffle
-        _, val = loader.load(options.val_dataset, "--val_dataset", 1.0, random if shuffle else None)
-        val_order = [index for part in val for index in part]
-        if shuffle:
-            random.shuffle(val_order)
-    loader.finish()
-    seconds = time.perf_counter() - started
-    get_logger().info("%d rows read in %.1f s", loader.report.read, seconds)
-    return LoadedConversations(loader.items, train_order, val_order or None, loader.report)
+        chance = random if options.val_dataset_shuffle else None
+        _, val = placed.split(options.val_dataset, "--val_dataset", 1.0, chance)
+        _, cached_val = placed.split(options.cached_val_dataset, "--cached_val_dataset", 1.0, chance)
+        val_order = [row for part in (*val, *cached_val) for row in part]
+        if chance:
+            chance.shuffle(val_order)
+    return Order(train_order, val_order or None)
+
+
+class _Placed:
+    """Gives the rows of one data set after the other their numbers."""
+
+    def __init__(self, add: Callable[[Source], int]) -> None:
+        self._add = add
+        self._next = 0
+
+    def split(
+        self, arguments: Sequence[str], flag: str, ratio: float, random: Random | None
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """Per data set, the numbers of the rows to train on and to validate on."""
+        train, val = [], []
+        for argument in arguments:
+            source = parse_source(argument, flag)
+            first, length = self._next, self._add(source)
+            self._next += length
+            try:
+                parts = split(length, source.count, ratio, random)
+            except DataError as error:
+                raise DataError(f"{source}: {error}") from None
+            train.append([first + row for row in parts.train])
+            val.append([first + row for row in parts.val])
+            if source.count is not None and source.count > length:
+                get_logger().warning("%s: there are %d rows only, so that rows are repeated.", source, length)
+        return train, val
 
 
 def _mixed(parts: Sequence[list[int]], options: DataOptions, random: Random) -> list[int]:
-    """The indices of several data sets in one order: one behind the other, or interleaved by chance."""
+    """The rows of several data sets in one order: one behind the other, or interleaved by chance."""
     lengths = [len(part) for part in parts]
     if options.interleave_prob is None or not any(lengths):
         pairs = concatenate(lengths)
@@ -111,97 +186,109 @@ def _mixed(parts: Sequence[list[int]], options: DataOptions, random: Random) -> 
     return [parts[dataset][position] for dataset, position in pairs]
 
 
-def _renamed(options: DataOptions) -> dict[str, str]:
-    """`--columns`, checked. Raises UsageError when it maps anything but names to names."""
-    renamed = options.columns or {}
-    wrong = {
-        old: new for old, new in renamed.items() if not isinstance(old, str) or not isinstance(new, str) or not new
-    }
-    if wrong:
-        raise UsageError(f"--columns maps names of columns to names of columns, and these are none: {wrong}.")
-    return renamed
+# ------------------------------------------------------------------------------------------------- records and their items
 
 
-class _Loader:
-    """Reads data sets one after the other into one list, and keeps the account."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some records of a file, which any process can read by itself.
 
-    def __init__(self, options: DataOptions, keep_values: bool) -> None:
-        self.items: list[Item] = []
-        self.report = Report(strict=options.strict)
+    records: a block of lines, or what was read of a file of another kind.
+    """
+
+    records: Block | list[Row | BadRow]
+    reading: Reading
+
+
+def batches(some: Iterable[Reading]) -> Iterator[Batch]:
+    """The records of all files, in order."""
+    for reading in some:
+        if reading.file.suffix.lower() in LINE_READERS:
+            yield from (Batch(block, reading) for block in blocks(reading.file))
+            continue
+        records = read_file(reading.file)
+        while batch := list(islice(records, _RECORDS_PER_BATCH)):
+            yield Batch(batch, reading)
+
+
+def cached_batches(source: Source) -> Iterator[Batch]:
+    """The rows that a cached data set was made of, for those who have no use for its tokens. Raises DataError."""
+    rows = cached_rows(source)
+    while batch := list(islice(rows, _RECORDS_PER_BATCH)):
+        yield Batch(list(batch), Reading(source.path))
+
+
+class ItemReader:
+    """Reads records as conversations.
+
+    It pickles, so that several processes can share the records of a run.
+    """
+
+    def __init__(self, options: DataOptions, *, keep_values: bool) -> None:
         self._keep_values = keep_values
-        self._persona = Persona.of(options.model_name, options.model_author)
-        self._introduced = False
-        self._reader = ConversationReader(_renamed(options), keep_others=not options.remove_unused_columns)
+        self._rows = RowReader(options)
 
-    def load(
-        self, arguments: Sequence[str], flag: str, ratio: float, random: Random | None
-    ) -> tuple[list[list[int]], list[list[int]]]:
-        """Per data set, the indices into `items` to train on and to validate on."""
-        train, val = [], []
-        for argument in arguments:
-            source = parse_source(argument, flag)
-            first = len(self.items)
-            self._read(source)
-            try:
-                parts = split(len(self.items) - first, source.count, ratio, random)
-            except DataError as error:
-                raise DataError(f"{source}: {error}") from None
-            train.append([first + row for row in parts.train])
-            val.append([first + row for row in parts.val])
-            self._say_repetition(source, len(self.items) - first)
-        return train, val
+    @property
+    def met(self) -> Met:
+        """What the records had that were read so far."""
+        return self._rows.met
 
-    def finish(self) -> None:
-        """Raise DataError when an option about rows found none to have an effect on."""
-        self._reader.finish()
-        if self._persona.given and not self._introduced:
-            given = " and ".join(self._persona.given)
-            raise DataError(
-                f"{given}: no effect without the self-cognition rows. Add a file or folder called self-cognition to "
-                "--dataset, or drop the option."
-            )
-
-    def _read(self, source: Source) -> None:
-        first, read_before, dropped_before = len(self.items), self.report.read, self.report.num_dropped
-        for row, subset in _rows(source):
-            self.report.read += 1
+    def read(self, batch: Batch) -> Iterator[Item | BadRow]:
+        """The conversations of some records, in order; in place of a record that cannot be used stands a BadRow."""
+        records, recipe = batch.records, batch.reading.recipe
+        for row in records if isinstance(records, list) else records.records():
             if isinstance(row, BadRow):
-                self.report.drop(row)
+                yield row
                 continue
             try:
-                conversation = self._reader.read(row)
-                if subset is not None:
-                    self._introduced = True
-                    conversation = self._persona.introduce(conversation, row.values, subset)
+                conversations = self._rows.read(row, recipe)
             except RowError as fault:
-                self.report.drop(fault.at(row.file, row.line))
+                yield fault.at(row.file, row.line)
                 continue
             values = row.values if self._keep_values else None
-            self.items.append(Item(conversation, row.file, row.line, values))
-        if len(self.items) > first:
-            return
-        if self.report.num_dropped == dropped_before:
-            raise DataError(f"{source} has no rows.")
+            for conversation in conversations:
+                yield Item(conversation, row.file, row.line, values)
+
+    def finish(self) -> None:
+        """Say what was not read. Raises DataError when an option about rows found none to have an effect on."""
+        self._rows.finish()
+
+
+class Account:
+    """Counts the records of one data set into the report."""
+
+    def __init__(self, source: Source, report: Report) -> None:
+        self._source = source
+        self._report = report
+        self._read_before, self._dropped_before = report.read, report.num_dropped
+        self._kept = 0
+
+    def kept(self, outcomes: Iterable[Item | BadRow]) -> Iterator[Item]:
+        """Those that can be used. Raises DataError at the first other one when that is an error (`--strict true`)."""
+        for outcome in outcomes:
+            if isinstance(outcome, BadRow):
+                self.drop(outcome)
+            else:
+                self.keep(1)
+                yield outcome
+
+    def keep(self, count: int) -> None:
+        """Count records that can be used."""
+        self._report.read += count
+        self._kept += count
+
+    def drop(self, row: BadRow) -> None:
+        """Count one that cannot. Raises DataError when that is an error (`--strict true`)."""
+        self._report.read += 1
+        self._report.drop(row)
+
+    def finish(self) -> int:
+        """How many records can be used. Raises DataError when none can."""
+        if self._kept:
+            return self._kept
+        if self._report.num_dropped == self._dropped_before:
+            raise DataError(f"{self._source} has no rows.")
         raise DataError(
-            f"{source}: none of its {self.report.read - read_before} rows can be used:\n{self.report.causes()}"
+            f"{self._source}: none of its {self._report.read - self._read_before} rows can be used:\n"
+            f"{self._report.causes()}"
         )
-
-    def _say_repetition(self, source: Source, length: int) -> None:
-        if source.count is not None and source.count > length:
-            get_logger().warning("%s: there are %d rows only, so that rows are repeated.", source, length)
-
-
-def _rows(source: Source) -> Iterator[tuple[Row | BadRow, Subset | None]]:
-    """The records of a source; of a data set with a persona, once for each subset, with that subset."""
-    known = known_dataset(source.name)
-    if known is None or not known.has_persona:
-        for row in read_source(source, source.subsets):
-            yield row, None
-        return
-    names = tuple(known.subsets) if source.subsets == ("all",) else source.subsets or ("default",)
-    unknown = [name for name in names if name not in known.subsets]
-    if unknown:
-        raise DataError(f"{source}: no subset {unknown[0]!r}. There are: {', '.join(known.subsets)}, all.")
-    for name in names:
-        for row in read_source(source, ()):
-            yield row, known.subsets[name]

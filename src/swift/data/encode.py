@@ -1,36 +1,36 @@
-"""This file knows how conversations become the samples of a run: rendered, measured, cut, kept or accounted for."""
+"""This file knows how the data sets of a run become the samples it learns from, every row used or accounted for."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
-from swift.chat.messages import Conversation
+import numpy
+
 from swift.chat.render import Sample
 from swift.core.errors import DataError, UsageError
 from swift.core.logs import get_logger
-from swift.data.conversations import Item, LoadedConversations, load_conversations, read_conversations
-from swift.data.formats import as_row
+from swift.data.cache import Shelf, hash_of_file
+from swift.data.cached import CachedStock, Mode
+from swift.data.conversations import Item, ItemReader, LoadedConversations, Order, arrange, load_conversations
+from swift.data.library import HubAccess, Library
+from swift.data.preparer import Preparer, Renders
 from swift.data.report import Report
-from swift.data.rows import BadRow
-from swift.data.samples import SampleSet, StoreBuilder
-from swift.data.truncate import Strategy, truncate
+from swift.data.samples import SampleSet
+from swift.data.sources import Source, parse_source
+from swift.data.stock import Kitchen, Stock, joined, located
+from swift.data.tasks import Task
+from swift.data.workers import Crew
 from swift.options.data import DataOptions
 from swift.options.template import TemplateOptions
 
 __all__ = ["Item", "LoadedConversations", "LoadedData", "Renders", "load_conversations", "load_samples"]
 
-_ROWS_PER_BATCH = 1000
-
-
-class Renders(Protocol):
-    """What turns conversations into samples, many at once."""
-
-    def samples(self, conversations: list[Conversation]) -> list[Sample | DataError]:
-        """A sample per conversation, or the reason why there is none."""
-        ...
+TASK_OF: dict[Mode, Task] = {"train": "supervised", "rlhf": "preference", "kto": "kto"}
+"""What samples are for (`--template_mode`) -> which conversations of a row they are made of."""
 
 
 @dataclass
@@ -40,7 +40,7 @@ class LoadedData:
     val: None when there is nothing to validate on.
     report: what was left out; it has been logged.
     val_rows: the rows that `--split_dataset_ratio` held back, in the messages format, to be written next to the
-        checkpoints; empty when `--val_dataset` names them.
+        checkpoints; empty when the command line names others to validate on. They are not sent to other processes.
     """
 
     train: SampleSet
@@ -48,94 +48,169 @@ class LoadedData:
     report: Report
     val_rows: list[dict[str, Any]]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "val_rows": []}
 
-def load_samples(options: DataOptions, template: TemplateOptions, renderer: Renders) -> LoadedData:
-    """The samples of `--dataset` and `--val_dataset`, tokenized once and kept in memory.
+
+def load_samples(
+    options: DataOptions,
+    template: TemplateOptions,
+    renderer: Renders,
+    access: HubAccess | None = None,
+    plugins: Sequence[str] = (),
+) -> LoadedData:
+    """The samples of the data sets of a command line, tokenized once and mapped from files.
 
     `template.max_length` limits the length of a sample in tokens; None sets no limit. Every row that does not make it
-    is counted with its cause in the report, which is logged at the end.
+    is counted with its cause in the report, which is logged at the end. `access` says how hubs are asked; `plugins`
+    are files of code on which samples may depend.
 
     Raises DataError when no row is left to train on, or none to validate on where validation is asked for, and at the
     first bad row when `--strict true`; UsageError when the template options contradict each other.
     """
-    if not options.dataset:
+    check_options(options, template)
+    started = time.perf_counter()
+    with Preparation(options, template, renderer, access, plugins) as preparation:
+        order = preparation.arrange()
+        train, val = preparation.samples(order.train), None
+        if order.val is not None:
+            val = preparation.samples(order.val)
+        val_rows = [] if options.val_dataset or options.cached_val_dataset else preparation.rows(order.val or [])
+    report = preparation.report
+    seconds = time.perf_counter() - started
+    get_logger().info("%d rows, %d tokens in %.1f s", report.read, preparation.num_tokens, seconds)
+    report.train, report.val = len(train), len(val or ())
+    check_left(train, val, report, template)
+    report.log()
+    get_logger().info("train: %s", train.describe())
+    if val is not None:
+        get_logger().info("validation: %s", val.describe())
+    return LoadedData(train, val, report, val_rows)
+
+
+class Preparation:
+    """The data sets of a command line on their way to samples.
+
+    mode: what the samples are for. keeps_rows: whether `row` will be asked for.
+
+    report: what became of the rows so far.
+    """
+
+    def __init__(self, options: DataOptions, template: TemplateOptions, renderer: Renders,
+                 access: HubAccess | None = None, plugins: Sequence[str] = (), *,
+                 mode: Mode = "train", keeps_rows: bool = False) -> None:  # fmt: skip
+        self.report = Report(strict=options.strict)
+        self._options = options
+        self._library = Library.of(options, access)
+        self._stocks: list[Stock | CachedStock] = []
+        self._places: dict[Source, range] = {}
+        readings = []
+        for flag, arguments in (("--dataset", options.dataset), ("--val_dataset", options.val_dataset)):
+            for argument in arguments:
+                source = parse_source(argument, flag)
+                found = self._library.readings(source)
+                self._places[source] = range(len(readings), len(readings) + len(found))
+                readings += found
+        self._reader = ItemReader(options, keep_values=False)
+        self._template, self._renderer = template, renderer
+        self._mode: Mode = mode
+        task = TASK_OF[mode]
+        work = Preparer(options, readings, renderer, template, task, keeps_rows=keeps_rows)
+        self._crew = Crew(work, options.dataset_num_proc)
+        self._kitchen = Kitchen(
+            self._crew, self._reader, Shelf(keeps=options.load_from_cache_file), self.report,
+            lambda: {**recipe_of(options, template, renderer, plugins), "task": task, "keeps_rows": keeps_rows},
+        )  # fmt: skip
+
+    def arrange(self, *, are_all: bool = True) -> Order:
+        """Which rows are used, in order. Their samples are made, and `samples` gives them.
+
+        are_all: whether the run has no other rows, so that an option without an effect on these is a mistake.
+        """
+        order = arrange(self._options, self._add)
+        if are_all:
+            self._reader.finish()
+        used = numpy.array([*order.train, *(order.val or ())], dtype=numpy.int64)
+        for stock in self._stocks:
+            stock.prepare(used[(used >= stock.first) & (used < stock.first + stock.length)])
+        return order
+
+    def samples(self, order: Sequence[int]) -> SampleSet:
+        """The samples of these rows, in order; a row may have several, or none when it was left out."""
+        store, positions = joined(self._stocks, numpy.array(order, dtype=numpy.int64))
+        return SampleSet(store, positions)
+
+    def rows(self, order: Sequence[int]) -> list[dict[str, Any]]:
+        """These rows in the messages format, in order."""
+        numbers = numpy.array(order, dtype=numpy.int64)
+        found: list[dict[str, Any]] = [{}] * len(numbers)
+        for stock in self._stocks:
+            [mine] = numpy.nonzero((numbers >= stock.first) & (numbers < stock.first + stock.length))
+            for place, row in zip(mine.tolist(), stock.rows(numbers[mine]), strict=True):
+                found[place] = row
+        return found
+
+    def with_samples(self, order: Sequence[int]) -> Iterator[tuple[list[Sample], dict[str, Any]]]:
+        """These rows with their samples, in order, without those that were left out."""
+        rows = numpy.array(order, dtype=numpy.int64)
+        store, starts, counts = located(self._stocks, rows)
+        firsts = numpy.array([stock.first for stock in self._stocks])
+        owners = numpy.searchsorted(firsts, rows, side="right") - 1
+        for row, start, count, owner in zip(rows.tolist(), starts.tolist(), counts.tolist(), owners, strict=True):
+            if count:
+                yield [store.sample(index) for index in range(start, start + count)], self._stocks[owner].row(row)
+
+    @property
+    def num_tokens(self) -> int:
+        """The tokens of all samples that were made."""
+        return sum(int(stock.store.lengths.sum()) for stock in self._stocks)
+
+    def __enter__(self) -> Preparation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._crew.dismiss()
+        self._kitchen.shelf.discard()
+
+    def _add(self, source: Source) -> int:
+        first = self._stocks[-1].first + self._stocks[-1].length if self._stocks else 0
+        if source.is_cached:
+            rendering = self._renderer.identity()
+            stock = CachedStock(source, first, rendering, self._template, self.report, self._mode)
+        else:
+            stock = Stock(source, self._library.readings(source), self._places[source], first, self._kitchen)
+        self._stocks.append(stock)
+        return stock.length
+
+
+def recipe_of(
+    options: DataOptions, template: TemplateOptions, renderer: Renders, plugins: Sequence[str]
+) -> dict[str, Any]:
+    """Plain values that decide what becomes of a row, whatever data set it is of."""
+    files = [*plugins, *options.custom_dataset_info]
+    return {
+        "columns": options.columns,
+        "persona": [options.model_name, options.model_author],
+        "remove_unused_columns": options.remove_unused_columns,
+        "files": [[name, hash_of_file(Path(name))] for name in files if Path(name).is_file()],
+        "max_length": template.max_length,
+        "truncation_strategy": template.truncation_strategy,
+        "rendering": {name: value for name, value in renderer.identity().items() if name != "tokenizer_name"},
+    }
+
+
+def check_options(options: DataOptions, template: TemplateOptions) -> None:
+    """Raise UsageError when there is nothing to prepare, or samples cannot be cut as they shall be."""
+    if not options.dataset and not options.cached_dataset:
         raise UsageError("There is nothing to train on: name data with --dataset.")
     if template.truncation_strategy == "split" and template.use_chat_template:
         raise UsageError(
             "--truncation_strategy split cuts plain text into pieces; a piece of a chat has lost its template. "
             "Use it with swift pt (--use_chat_template false), or choose delete, left or right."
         )
-    loaded = read_conversations(options, keep_values=False)
-    report = loaded.report
-    encoder = _Encoder(renderer, template, report)
-    started = time.perf_counter()
-    used = set(loaded.train_order).union(loaded.val_order or [])
-    encoder.encode(loaded.items, sorted(used))
-    store = encoder.builder.finish()
-    seconds = time.perf_counter() - started
-    get_logger().info("%d tokens of %d samples in %.1f s", len(store.tokens), len(store), seconds)
-    train = SampleSet(store, encoder.positions(loaded.train_order))
-    val = None if loaded.val_order is None else SampleSet(store, encoder.positions(loaded.val_order))
-    report.train, report.val = len(train), len(val or ())
-    _check_left(train, val, report, template)
-    report.log()
-    get_logger().info("train: %s", train.describe())
-    if val is not None:
-        get_logger().info("validation: %s", val.describe())
-    split_off = [] if options.val_dataset else loaded.val or []
-    return LoadedData(train, val, report, [as_row(item.conversation) for item in split_off])
 
 
-class _Encoder:
-    """Renders rows batch by batch and knows where in the store the samples of each row are."""
-
-    def __init__(self, renderer: Renders, template: TemplateOptions, report: Report) -> None:
-        assert template.truncation_strategy is not None, "--truncation_strategy is resolved before data is loaded"
-        self.builder = StoreBuilder()
-        self._renderer = renderer
-        self._max_length = template.max_length
-        self._strategy: Strategy = template.truncation_strategy
-        self._report = report
-        self._places: dict[int, range] = {}
-
-    def encode(self, items: Sequence[Item], used: Sequence[int]) -> None:
-        """Render the rows with the indices `used`."""
-        for start in range(0, len(used), _ROWS_PER_BATCH):
-            indices = used[start : start + _ROWS_PER_BATCH]
-            samples = self._renderer.samples([items[index].conversation for index in indices])
-            for index, sample in zip(indices, samples, strict=True):
-                self._places[index] = self._keep(sample, items[index])
-
-    def positions(self, order: Sequence[int]) -> list[int]:
-        """The positions in the store of the samples of these rows, in order."""
-        return [position for index in order for position in self._places[index]]
-
-    def _keep(self, sample: Sample | DataError, item: Item) -> range:
-        """Where the samples of this row are in the store; an empty range when it was left out."""
-        first = len(self.builder)
-        if isinstance(sample, DataError):
-            self._report.drop(BadRow(item.file, item.line, "", str(sample).rstrip(".")))
-            return range(0)
-        is_long = self._max_length is not None and len(sample) > self._max_length
-        pieces = truncate(sample, self._max_length, self._strategy) if self._max_length is not None else [sample]
-        if not pieces:
-            self._report.leave_out(BadRow(item.file, item.line, "", self._too_long, f"{len(sample)} tokens"))
-            return range(0)
-        for piece in pieces:
-            self.builder.add(piece)
-        if len(self.builder) == first:
-            within = f" within --max_length {self._max_length}" if is_long else ""
-            self._report.drop(BadRow(item.file, item.line, "", f"nothing to learn{within}", f"{len(sample)} tokens"))
-        elif is_long:
-            self._report.cut += 1
-        return range(first, len(self.builder))
-
-    @property
-    def _too_long(self) -> str:
-        return f"longer than --max_length {self._max_length}"
-
-
-def _check_left(train: SampleSet, val: SampleSet | None, report: Report, template: TemplateOptions) -> None:
+def check_left(train: SampleSet, val: SampleSet | None, report: Report, template: TemplateOptions) -> None:
     """Raise DataError when a set that was asked for is empty."""
     empty = "train on" if not len(train) else "validate on" if val is not None and not len(val) else None
     if empty is None:

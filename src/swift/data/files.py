@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from swift.data.rows import BadRow, Row, RowError, shown
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _ROWS_PER_BATCH = 1000
+_BYTES_PER_BLOCK = 1 << 20
 
 
 def read_file(path: Path) -> Iterator[Row | BadRow]:
@@ -39,10 +42,47 @@ def read_file(path: Path) -> Iterator[Row | BadRow]:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some lines of a file of one record per line, that any process can read by itself.
+
+    start, end: the bytes of the file they take up; a block begins where a line begins.
+    line: the number of its first line, from 1.
+    """
+
+    path: Path
+    start: int
+    end: int
+    line: int
+
+    def records(self) -> Iterator[Row | BadRow]:
+        """The records of these lines, as `read_file` gives them. Raises DataError when the file cannot be read."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.start)
+                lines = io.BytesIO(file.read(self.end - self.start))
+        except OSError as error:
+            raise DataError(f"{self.path} cannot be read: {error.strerror or error}.") from error
+        yield from LINE_READERS[self.path.suffix.lower()](_numbered(lines, self.line, self.path), str(self.path))
+
+
+def blocks(path: Path) -> Iterator[Block]:
+    """A file of one record per line (`LINE_READERS`) in blocks of about 1 MiB, which are quick to find."""
+    start, line = 0, 1
+    try:
+        with path.open("rb") as file:
+            while lines := file.read(_BYTES_PER_BLOCK):
+                lines += file.readline()
+                yield Block(path, start, start + len(lines), line)
+                start, line = start + len(lines), line + lines.count(b"\n")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
 # ------------------------------------------------------------------------------------------------------------- json
 
 
-class _Json:
+class JsonReader:
     """Decodes JSON and notes, without losing its place, what JSON would let pass: duplicate keys and NaN."""
 
     def __init__(self) -> None:
@@ -64,12 +104,15 @@ class _Json:
         """The object that a whole line holds. Raises RowError."""
         self._fault = None
         try:
-            value = self._decoder.decode(text)
+            return self._checked(self._decoder.decode(text), text)
+        except RowError:
+            raise
         except json.JSONDecodeError as error:
             raise RowError("", "is not valid JSON", f"{error.msg}, character {error.pos + 1}") from None
-        except (ValueError, RecursionError) as error:
+        except RecursionError:
+            raise RowError("", "is nested too deeply") from None
+        except ValueError as error:
             raise RowError("", "is not valid JSON", shown(error)) from None
-        return self._checked(value, text)
 
     def next_record(self, text: str, start: int) -> tuple[dict[str, Any] | RowError, int]:
         """The object that begins at `start`, or what is wrong with it, and where it ends. Raises JSONDecodeError."""
@@ -112,33 +155,42 @@ def _lone_surrogate(value: Any, path: str) -> str | None:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str | BadRow]]:
-    """The lines that are not empty, with their numbers; a line that is no UTF-8 comes as a BadRow."""
     with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            line = _without_mark(raw, path) if number == 1 else raw
-            if not line.strip():
-                continue
-            try:
-                yield number, line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                yield number, BadRow(str(path), number, "", "is not UTF-8", _bad_byte(line, error))
+        yield from _numbered(file, 1, path)
 
 
-def _without_mark(start: bytes, path: Path) -> bytes:
+def _numbered(lines: Iterable[bytes], first: int, path: Path) -> Iterator[tuple[int, str | BadRow]]:
+    """The lines that are not empty, with their numbers; a line that is no UTF-8 comes as a BadRow."""
+    for number, raw in enumerate(lines, first):
+        line = without_mark(raw, path) if number == 1 else raw
+        if not line.strip():
+            continue
+        try:
+            yield number, line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            yield number, BadRow(str(path), number, "", "is not UTF-8", bad_byte(line, error))
+
+
+def without_mark(start: bytes, path: Path) -> bytes:
     """The first bytes of a file without a byte order mark. Raises DataError for UTF-16 and UTF-32."""
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
         raise DataError(f"{path} is written in UTF-16 or UTF-32; save it as UTF-8.")
     return start.removeprefix(codecs.BOM_UTF8)
 
 
-def _bad_byte(text: bytes, error: UnicodeDecodeError) -> str:
+def bad_byte(text: bytes, error: UnicodeDecodeError) -> str:
+    """The first byte that is no UTF-8, and its place in the line."""
     return f"byte 0x{text[error.start]:02x} at column {error.start + 1}"
 
 
 def _read_jsonl(path: Path) -> Iterator[Row | BadRow]:
     """One JSON object per line."""
-    name, decoder = str(path), _Json()
-    for number, line in _lines(path):
+    return _json_records(_lines(path), str(path))
+
+
+def _json_records(lines: Iterable[tuple[int, str | BadRow]], name: str) -> Iterator[Row | BadRow]:
+    decoder = JsonReader()
+    for number, line in lines:
         if isinstance(line, BadRow):
             yield line
             continue
@@ -150,7 +202,7 @@ def _read_jsonl(path: Path) -> Iterator[Row | BadRow]:
 
 def _read_json(path: Path) -> Iterator[Row | BadRow]:
     """A list of objects, one object, or one object per line."""
-    raw = _without_mark(path.read_bytes(), path)
+    raw = without_mark(path.read_bytes(), path)
     start = raw.lstrip()
     first_line = start.partition(b"\n")[0].rstrip()
     if not start.startswith(b"[") and (not start.startswith(b"{") or first_line.endswith(b"}")):
@@ -174,31 +226,32 @@ def _read_json(path: Path) -> Iterator[Row | BadRow]:
 
 def _json_values(text: str, name: str) -> Iterator[Row | BadRow]:
     """The elements of a list, or a single object. Raises JSONDecodeError where the text breaks."""
-    decoder = _Json()
-    position = _after_space(text, 0)
+    decoder = JsonReader()
+    position = after_space(text, 0)
     is_list = text[position] == "["
     if is_list:
-        position = _after_space(text, position + 1)
+        position = after_space(text, position + 1)
     line, counted = 1, 0
     while not (is_list and text[position : position + 1] == "]"):
         line, counted = line + text.count("\n", counted, position), position
         value, position = decoder.next_record(text, position)
         yield value.at(name, line) if isinstance(value, RowError) else Row(value, name, line)
-        position = _after_space(text, position)
+        position = after_space(text, position)
         if not is_list:
             break
         if text[position : position + 1] == ",":
-            position = _after_space(text, position + 1)
+            position = after_space(text, position + 1)
             if text[position : position + 1] == "]":
                 raise json.JSONDecodeError("Value expected after the comma", text, position)
         elif text[position : position + 1] != "]":
             raise json.JSONDecodeError("Comma or closing bracket expected", text, position)
-    end = _after_space(text, position + 1 if is_list else position)
+    end = after_space(text, position + 1 if is_list else position)
     if end != len(text):
         raise json.JSONDecodeError("Nothing more expected", text, end)
 
 
-def _after_space(text: str, position: int) -> int:
+def after_space(text: str, position: int) -> int:
+    """The first position from `position` on that holds none of JSON's blanks."""
     space = _SPACE.match(text, position)
     assert space is not None, "the pattern matches nothing too"
     return space.end()
@@ -229,16 +282,17 @@ def _read_csv(path: Path) -> Iterator[Row | BadRow]:
                 yield BadRow(name, line, "", "is not valid CSV", str(error))
                 continue
             if record:
-                yield _csv_row(header, record, name, line)
+                yield csv_row(header, record, name, line)
 
 
 def _csv_lines(file: Iterable[bytes], path: Path) -> Iterator[str]:
     for number, raw in enumerate(file):
-        line = raw if number else _without_mark(raw, path)
+        line = raw if number else without_mark(raw, path)
         yield line.decode("utf-8", errors="surrogateescape")
 
 
-def _csv_row(header: list[str], record: list[str], name: str, line: int) -> Row | BadRow:
+def csv_row(header: list[str], record: list[str], name: str, line: int) -> Row | BadRow:
+    """The row of one CSV record, whose bytes that are no UTF-8 are surrogates."""
     if len(record) != len(header):
         return BadRow(name, line, "", "has not as many cells as the header", f"{len(record)} of {len(header)}")
     for column, cell in zip(header, record, strict=True):
@@ -249,8 +303,11 @@ def _csv_row(header: list[str], record: list[str], name: str, line: int) -> Row 
 
 def _read_text(path: Path) -> Iterator[Row | BadRow]:
     """One row per line, in the column `text`."""
-    name = str(path)
-    for number, line in _lines(path):
+    return _text_records(_lines(path), str(path))
+
+
+def _text_records(lines: Iterable[tuple[int, str | BadRow]], name: str) -> Iterator[Row | BadRow]:
+    for number, line in lines:
         yield line if isinstance(line, BadRow) else Row({"text": line.rstrip("\r\n")}, name, number)
 
 
@@ -260,7 +317,7 @@ def _read_parquet(path: Path) -> Iterator[Row | BadRow]:
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_ROWS_PER_BATCH):
-                for values in _parquet_rows(batch):
+                for values in parquet_rows(batch):
                     number += 1
                     if isinstance(values, RowError):
                         yield values.at(name, number)
@@ -270,13 +327,14 @@ def _read_parquet(path: Path) -> Iterator[Row | BadRow]:
         raise DataError(f"{path} is no readable parquet file: {error}.") from error
 
 
-def _parquet_rows(batch: pyarrow.RecordBatch) -> list[dict[str, Any] | RowError]:
+def parquet_rows(batch: pyarrow.RecordBatch) -> list[dict[str, Any] | RowError]:
+    """The rows of a batch; a row with text that is no UTF-8 is a RowError in its place."""
     try:
         return batch.to_pylist()
     except UnicodeDecodeError:
         if batch.num_rows == 1:
             return [RowError("", "is not UTF-8")]
-        return [row for index in range(batch.num_rows) for row in _parquet_rows(batch.slice(index, 1))]
+        return [row for index in range(batch.num_rows) for row in parquet_rows(batch.slice(index, 1))]
 
 
 READERS: dict[str, Callable[[Path], Iterator[Row | BadRow]]] = {
@@ -287,3 +345,9 @@ READERS: dict[str, Callable[[Path], Iterator[Row | BadRow]]] = {
     ".parquet": _read_parquet,
 }
 """Suffix -> reader of the files that have it."""
+
+LINE_READERS: dict[str, Callable[[Iterable[tuple[int, str | BadRow]], str], Iterator[Row | BadRow]]] = {
+    ".jsonl": _json_records,
+    ".txt": _text_records,
+}
+"""Suffix -> reader of numbered lines, for the kinds of files in which every line is a record of its own."""

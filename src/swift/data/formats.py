@@ -4,39 +4,57 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from swift.chat.messages import Conversation, Message
 from swift.core.errors import DataError
-from swift.core.logs import get_logger
-from swift.data.columns import Shape, shape_of
+from swift.data.columns import Format, Shape, shape_of
+from swift.data.fields import MEDIA, read_extra, read_label, read_media, read_tools
 from swift.data.rows import Row, RowError, shown
-from swift.data.turns import Turns, from_text, read_history, read_messages, said
+from swift.data.sides import OF_A_SIDE, read_documents, read_rejected
+from swift.data.turns import Turns, read_history, read_messages, said
 
-_MEDIA = ("images", "videos", "audios")
-_OWN_FIELDS = ("tools", "label", "rejected_response", "rejected_messages")
-"""Standard columns that become fields of a conversation; the other standard ones travel in `extra`."""
+
+@dataclass
+class Met:
+    """What the rows of a run had, which no row alone can tell.
+
+    columns: the names of their columns. unread_keys: the keys of messages that mean nothing. introduced: whether a row
+    wanted a persona.
+    """
+
+    columns: set[str] = field(default_factory=set)
+    unread_keys: set[str] = field(default_factory=set)
+    introduced: bool = False
+
+    def add(self, other: Met) -> None:
+        """Put together with what others had."""
+        self.columns |= other.columns
+        self.unread_keys |= other.unread_keys
+        self.introduced |= other.introduced
 
 
 class ConversationReader:
-    """Reads the rows of one run as conversations.
-
-    It keeps what one row alone cannot tell: the parts of columns for every set of columns seen, which of the user's
-    `--columns` were met, and which keys of messages mean nothing.
+    """Reads rows as conversations, by their columns.
 
     renamed: the user's `--columns`: name in the row -> new name, `_` hides.
     keep_others: whether columns that mean nothing here go into `Conversation.extra`
         (`--remove_unused_columns false`).
+    form: how the conversations are written; None finds out by the columns.
+    met: receives what the rows have.
     """
 
-    def __init__(self, renamed: Mapping[str, str], *, keep_others: bool) -> None:
+    def __init__(
+        self, renamed: Mapping[str, str], *, keep_others: bool, form: Format | None = None, met: Met | None = None
+    ) -> None:
         self.renamed = dict(renamed)
         self.keep_others = keep_others
+        self.form: Format | None = form
+        self.met = met or Met()
         self._shapes: dict[tuple[str, ...], Shape] = {}
-        self._unread_keys: set[str] = set()
 
     def read(self, row: Row) -> Conversation:
         """The conversation of a row.
@@ -45,63 +63,73 @@ class ConversationReader:
         """
         shape = self._shape(row)
         values = row.values
-        turns = _turns(values, shape, self._unread_keys)
+        turns = _turns(values, shape, self.met.unread_keys)
         _put_system(turns, _part(values, shape, "system"))
         if not turns.messages:
             raise RowError("", "has no message, query or response", f"columns: {', '.join(values)}")
-        media = {name: _media(values, shape, name, turns) for name in _MEDIA}
+        media = {name: _media(values, shape, name, turns) for name in MEDIA}
         standard = {name: values[column] for name, column in shape.standard.items()}
-        extra = {name: value for name, value in standard.items() if name not in _OWN_FIELDS and value is not None}
+        extra = read_extra(standard)
         if self.keep_others:
             extra.update({name: values[column] for name, column in shape.others.items()})
-        return Conversation(
+        conversation = Conversation(
             messages=tuple(turns.messages),
-            tools=_tools(standard.get("tools")),
+            tools=read_tools(standard.get("tools")),
             images=media["images"],
             videos=media["videos"],
             audios=media["audios"],
-            rejected=_rejected(turns.messages, standard, self._unread_keys),
-            label=_label(standard.get("label")),
+            label=read_label(standard.get("label")),
             extra=extra,
         )
+        if not shape.has_sides:
+            return conversation
+        standard["system"] = _part(values, shape, "system")
+        return replace(
+            conversation,
+            rejected=read_rejected(standard, conversation, self._read_turns),
+            positives=read_documents(standard, "positive", self._read_turns),
+            negatives=read_documents(standard, "negative", self._read_turns),
+        )
 
-    def finish(self) -> None:
-        """Say what was not read; raise DataError when a column of `--columns` was in no row."""
-        columns = {column for shape in self._shapes for column in shape}
-        lower = {column.lower() for column in columns}
-        absent = [name for name in self.renamed if name.lower() not in lower]
-        if absent and columns:
-            raise DataError(
-                f"--columns names {', '.join(absent)}, and no row has such a column. "
-                f"There are: {', '.join(sorted(columns))}."
-            )
-        if self._unread_keys:
-            keys = ", ".join(sorted(self._unread_keys))
-            get_logger().warning("these keys of messages mean nothing here and were not read: %s", keys)
+    def _read_turns(self, value: Any, path: str) -> Turns:
+        return read_messages(value, path, self.met.unread_keys)
 
     def _shape(self, row: Row) -> Shape:
         columns = tuple(row.values)
         shape = self._shapes.get(columns)
         if shape is None:
             try:
-                shape = shape_of(columns, self.renamed)
+                shape = shape_of(columns, self.renamed, self.form)
             except DataError as error:
                 raise DataError(f"{row.file}:{row.line}: {error}") from None
             self._shapes[columns] = shape
+            self.met.columns.update(columns)
         return shape
 
 
 def as_row(conversation: Conversation) -> dict[str, Any]:
     """The conversation in the messages format, so that reading it again gives the same conversation."""
-    row: dict[str, Any] = {"messages": [_as_dict(message) for message in conversation.messages]}
-    for name in ("tools", *_MEDIA):
-        if value := getattr(conversation, name):
-            row[name] = list(value)
-    if conversation.rejected is not None:
-        row["rejected_response"] = [_as_dict(message) for message in conversation.rejected]
+    row = _side_as_row(conversation)
     if conversation.label is not None:
         row["label"] = conversation.label
+    if conversation.rejected is not None:
+        row.update({f"rejected_{name}": value for name, value in _side_as_row(conversation.rejected).items()})
+    for side, documents in (("positive", conversation.positives), ("negative", conversation.negatives)):
+        sides = [_side_as_row(document) for document in documents]
+        names = [name for name in OF_A_SIDE if any(name in each for each in sides)]
+        row.update({f"{side}_{name}": [each.get(name) for each in sides] for name in names})
     return {**row, **conversation.extra}
+
+
+def _side_as_row(conversation: Conversation) -> dict[str, Any]:
+    """Messages, tools, media and objects, by the names of their columns."""
+    side: dict[str, Any] = {"messages": [_as_dict(message) for message in conversation.messages]}
+    for name in ("tools", *MEDIA):
+        if value := getattr(conversation, name):
+            side[name] = list(value)
+    if "objects" in conversation.extra:
+        side["objects"] = conversation.extra["objects"]
+    return side
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -170,82 +198,5 @@ def _put_system(turns: Turns, system: Any) -> None:
     turns.messages[:0] = said(system, "system", "system")
 
 
-# ------------------------------------------------------------------------------------------------------ other columns
-
-
 def _media(values: dict[str, Any], shape: Shape, name: str, turns: Turns) -> tuple[Any, ...]:
-    """References to media: one or a list of them, from a column of their own or from inside the messages."""
-    value = _part(values, shape, name)
-    inside = turns.media.get(name, [])
-    if value is None or value in ("", []):
-        return tuple(inside)
-    if inside:
-        raise RowError(name, "stands both inside the messages and in a column of its own")
-    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
-
-
-def _tools(value: Any) -> tuple[dict[str, Any], ...]:
-    """JSON schemas of tools; a list, one tool or the text of either; bare functions are wrapped."""
-    if isinstance(value, str) and value.strip():
-        value = from_text(value, "tools")
-    if not value:
-        return ()
-    tools = []
-    for index, tool in enumerate([value] if isinstance(value, dict) else value):
-        path = f"tools[{index}]"
-        schema = from_text(tool, path) if isinstance(tool, str) else tool
-        if not isinstance(schema, dict):
-            raise RowError(path, "is no object that describes a function", shown(schema))
-        tools.append(schema if "function" in schema else {"type": "function", "function": schema})
-    return tuple(tools)
-
-
-def _label(value: Any) -> bool | int | float | list[float] | None:
-    """A class, score, desirability, or several of them; text is read as JSON, for files that have only text."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise RowError("label", "is no number, true, false or list of numbers", shown(value)) from None
-    numbers = value if isinstance(value, list) else [value]
-    if value is not None and not all(isinstance(x, (bool, int, float)) and math.isfinite(x) for x in numbers):
-        raise RowError("label", "is no number, true, false or list of numbers", shown(value))
-    return value
-
-
-def _rejected(chosen: list[Message], standard: Mapping[str, Any], unread: set[str]) -> tuple[Message, ...] | None:
-    """What was preferred less than the messages after the last user turn."""
-    if standard.get("rejected_messages") is not None:
-        return _rejected_messages(chosen, standard["rejected_messages"], unread)
-    if "rejected_response" not in standard:
-        return None
-    value = standard["rejected_response"]
-    if value is None:
-        raise RowError("rejected_response", "is null")
-    if isinstance(value, list):
-        rejected = read_messages(value, "rejected_response", unread).messages
-        if any(message.role == "user" for message in rejected):
-            raise RowError("rejected_response", "is a reply and must hold no user message")
-    else:
-        rejected = said(value, "assistant", "rejected_response")
-    if [m.content for m in rejected] == [m.content for m in _reply(chosen)]:
-        raise RowError("rejected_response", "equals the response", shown(rejected[0].content))
-    return tuple(rejected)
-
-
-def _rejected_messages(chosen: list[Message], value: Any, unread: set[str]) -> tuple[Message, ...]:
-    """The reply of a whole conversation that was preferred less and begins like the chosen one."""
-    rejected = read_messages(value, "rejected_messages", unread).messages
-    asked = [message for message in chosen[: len(chosen) - len(_reply(chosen))] if message.role != "system"]
-    other = [message for message in rejected[: len(rejected) - len(_reply(rejected))] if message.role != "system"]
-    if [(m.role, m.content) for m in asked] != [(m.role, m.content) for m in other]:
-        raise RowError("rejected_messages", "differs from messages before the last reply already")
-    return tuple(_reply(rejected))
-
-
-def _reply(messages: list[Message]) -> list[Message]:
-    """What comes after the last user turn."""
-    for index in range(len(messages) - 1, -1, -1):
-        if messages[index].role in ("user", "system"):
-            return messages[index + 1 :]
-    return messages
+    return read_media(_part(values, shape, name), shape.parts.get(name, name), turns.media.get(name, []))

@@ -77,6 +77,16 @@ def concatenate(lengths: Sequence[int]) -> list[tuple[int, int]]:
     return [(dataset, position) for dataset, length in enumerate(lengths) for position in range(length)]
 
 
+def check_probabilities(probabilities: Sequence[float], count: int) -> None:
+    """Raise DataError when there is not one positive probability for each of `count` data sets, 1 in sum."""
+    if len(probabilities) != count:
+        raise DataError(
+            f"--interleave_prob needs one probability per data set: {len(probabilities)} for {count} data sets."
+        )
+    if min(probabilities) <= 0 or abs(sum(probabilities) - 1) > 1e-6:
+        raise DataError(f"--interleave_prob needs positive probabilities that sum to 1 (got {list(probabilities)}).")
+
+
 def interleave(
     lengths: Sequence[int], probabilities: Sequence[float], stopping: Stopping, random: Random
 ) -> list[tuple[int, int]]:
@@ -87,12 +97,7 @@ def interleave(
 
     Raises DataError when there is not one positive probability per data set or they do not sum to 1.
     """
-    if len(probabilities) != len(lengths):
-        raise DataError(
-            f"--interleave_prob needs one probability per data set: {len(probabilities)} for {len(lengths)} data sets."
-        )
-    if min(probabilities) <= 0 or abs(sum(probabilities) - 1) > 1e-6:
-        raise DataError(f"--interleave_prob needs positive probabilities that sum to 1 (got {list(probabilities)}).")
+    check_probabilities(probabilities, len(lengths))
     assert min(lengths) > 0, "an empty data set cannot be interleaved"
     enough = 1 if stopping == "first_exhausted" else len(lengths)
     datasets = range(len(lengths))

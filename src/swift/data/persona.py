@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from swift.catalog.datasets import Subset
 from swift.chat.messages import Conversation, Message
 from swift.core.errors import DataError
 from swift.data.rows import RowError, shown
@@ -39,7 +38,7 @@ class Persona:
         flags = {"--model_name": self.names, "--model_author": self.authors}
         return [flag for flag, value in flags.items() if value is not None]
 
-    def introduce(self, conversation: Conversation, row: Mapping[str, Any], subset: Subset) -> Conversation:
+    def introduce(self, conversation: Conversation, row: Mapping[str, Any]) -> Conversation:
         """The conversation with the placeholders filled in, in the language of the row's `tag`.
 
         Raises RowError when the row has no language, DataError when a placeholder stays because its option is missing.
@@ -48,8 +47,7 @@ class Persona:
         if tag not in LANGUAGES:
             raise RowError("tag", f"is not one of {', '.join(LANGUAGES)}", shown(tag))
         language = LANGUAGES.index(tag)
-        messages = [self._fill(message, language) for message in conversation.messages]
-        return replace(conversation, messages=tuple(_vary(message, subset) for message in messages))
+        return replace(conversation, messages=tuple(self._fill(message, language) for message in conversation.messages))
 
     def _fill(self, message: Message, language: int) -> Message:
         content = message.content
@@ -63,10 +61,3 @@ class Persona:
                 raise DataError(f"the self-cognition rows contain {placeholder}; say what it stands for with {flag}.")
             content = content.replace(placeholder, forms[min(language, len(forms) - 1)])
         return replace(message, content=content)
-
-
-def _vary(message: Message, subset: Subset) -> Message:
-    """The message as the subset wants it."""
-    before = subset.before_response if message.role == "assistant" else ""
-    after = subset.after_query if message.role == "user" else ""
-    return replace(message, content=f"{before}{message.content}{after}") if before or after else message

@@ -22,6 +22,7 @@ class Report:
         `--max_length` are no mistake and never end it: leaving them out is what `--truncation_strategy delete` asks.
     read: records met, good and bad, of all data sets.
     dropped: cause -> how many records were left out for it, and the first of them.
+    bad: the records among them that are a mistake, in the order in which they were met.
     cut: how many rows were too long and were cut, as `--truncation_strategy` says.
     train, val: samples that are used, where one row may give several.
     """
@@ -29,6 +30,7 @@ class Report:
     strict: bool = False
     read: int = 0
     dropped: dict[str, tuple[int, BadRow]] = field(default_factory=dict)
+    bad: list[BadRow] = field(default_factory=list)
     cut: int = 0
     train: int = 0
     val: int = 0
@@ -44,6 +46,7 @@ class Report:
             raise DataError(
                 f"{str(row).rstrip('.')}. (--strict true stops at the first such row; without it, such rows are left out.)"
             )
+        self.bad.append(row)
         self.leave_out(row)
 
     def leave_out(self, row: BadRow) -> None:

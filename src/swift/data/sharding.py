@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.utils.data import Sampler
+
+_BATCHES_PER_GROUP = 50
 
 
 class EpochSampler(Sampler[int]):
@@ -39,3 +41,48 @@ class EpochSampler(Sampler[int]):
             return iter(range(self.length))
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         return iter(torch.randperm(self.length, generator=generator).tolist())
+
+
+class LengthGroupedSampler(EpochSampler):
+    """As EpochSampler, but rows of like length stand together (`--group_by_length`).
+
+    lengths: the number of tokens of every row; of a pair, the longer side.
+    batch: the rows that are computed at the same time on all processes together.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
+        super().__init__(len(lengths), seed)
+        self.lengths = lengths
+        self.batch = batch
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(grouped_by_length(self.lengths, self.batch, self.seed + self.epoch))
+
+
+def grouped_by_length(lengths: Sequence[int], batch: int, seed: int) -> list[int]:
+    """All indices in a random order in which every `batch` consecutive ones have about the same length.
+
+    The rows are shuffled, cut into groups of 50 batches, and sorted by length within each group; then its batches are
+    shuffled again. A batch is what all processes compute at the same time, so none of them waits for another's long
+    row. The batch with the longest row comes first: when memory does not suffice, that shows at once. The batch that
+    may be incomplete comes last.
+
+    Unlike in transformers' grouping, batches within a group do not descend in length: the length of a batch says
+    nothing about when in the epoch it comes.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.randperm(len(lengths), generator=generator).tolist()
+    size = batch * _BATCHES_PER_GROUP
+    batches: list[list[int]] = []
+    short: list[int] = []
+    for start in range(0, len(shuffled), size):
+        group = shuffled[start : start + size]
+        whole = len(group) - len(group) % batch
+        short = group[whole:]
+        ordered = sorted(group[:whole], key=lambda row: lengths[row], reverse=True)
+        cut = [ordered[first : first + batch] for first in range(0, whole, batch)]
+        batches += [cut[place] for place in torch.randperm(len(cut), generator=generator).tolist()]
+    if batches:
+        longest = max(range(len(batches)), key=lambda place: lengths[batches[place][0]])
+        batches.insert(0, batches.pop(longest))
+    return [row for rows in [*batches, short] for row in rows]

@@ -9,15 +9,13 @@ even with a `#` or a `:` in it; else the last `#` cuts off the number and the fi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from swift.core.errors import DataError
 from swift.core.logs import get_logger
-from swift.data.files import READERS, read_file
-from swift.data.rows import BadRow, Row
+from swift.data.files import READERS
 
 _HUB = re.compile(r"(hf|ms)::", re.IGNORECASE)
 _WORD = re.compile(r"[a-z]+")
@@ -57,6 +55,11 @@ class Source:
         return f"{self.flag} {self.argument}"
 
     @property
+    def is_cached(self) -> bool:
+        """Whether it names a folder of rows tokenized beforehand."""
+        return self.flag in ("--cached_dataset", "--cached_val_dataset")
+
+    @property
     def path(self) -> Path:
         """The name as a path; `~` is the home folder."""
         return Path(self.name).expanduser()
@@ -86,37 +89,35 @@ def parse_source(argument: str, flag: str = "--dataset") -> Source:
     return Source(argument, rest, flag, hub, tuple(filter(None, subsets.split("/"))), count)  # type: ignore[arg-type]
 
 
-def read_source(source: Source, subsets: tuple[str, ...]) -> Iterator[Row | BadRow]:
-    """The records of all files of a local source, in the order of `source_files`."""
-    for file in source_files(source, subsets):
-        yield from read_file(file)
-
-
-def source_files(source: Source, subsets: tuple[str, ...]) -> list[Path]:
-    """The files of a source: itself, or what its folder holds.
+def source_files(
+    source: Source, path: Path, subsets: tuple[str, ...], splits: tuple[str, ...] = ("train",)
+) -> list[Path]:
+    """The files of a source at `path`: itself, or what the folder holds.
 
     A folder is searched to the bottom, in alphabetical order, hidden files and descriptions (`dataset_infos.json`)
-    left out. Where the name of a file below it contains the word `train`, only such files count; else only those that
-    name no split at all, if there are any. `subsets` are the names of folders or of files (without suffix) in it.
+    left out. Where the names of files say that they hold one of the `splits`, only such files count; else only those
+    that name no split at all, if there are any. `subsets` are the names of folders or of files (without suffix) in it.
 
-    Raises DataError when nothing is there, or nothing that can be read.
+    Raises DataError when there is nothing that can be read.
     """
-    path = source.path
-    if not path.exists():
-        raise DataError(_missing(source))
     if path.is_file():
         if subsets:
             raise DataError(f"{source}: {path} is a file and has no subsets; drop :{'/'.join(subsets)}.")
         return [path]
-    chosen = [file for root in _subset_roots(source, subsets) for file in _data_files(root)]
+    chosen = [file for root in _subset_roots(source, path, subsets) for file in _data_files(root)]
     if not chosen:
         raise DataError(f"{source}: the folder holds no file of the kinds {', '.join(READERS)}.")
-    used = _one_split(chosen, path)
+    used = _of_splits(chosen, path, splits)
     names = [str(file.relative_to(path)) for file in used]
     left = [str(file.relative_to(path)) for file in chosen if file not in set(used)]
     note = f"; not read, another split by their names: {_listed(left)}" if left else ""
     get_logger().info("%s: reading %s%s", source, _listed(names), note)
     return used
+
+
+def looks_local(name: str) -> bool:
+    """Whether a name that is not there was meant as a path, and not as the name of a repository."""
+    return name.startswith(("/", ".", "~")) or "\\" in name or Path(name).suffix.lower() in READERS
 
 
 def _exists(text: str) -> bool:
@@ -126,20 +127,8 @@ def _exists(text: str) -> bool:
         return False  # too long for a path, an unknown ~user, a NUL: no path in any case
 
 
-def _missing(source: Source) -> str:
-    name = source.name
-    looks_local = name.startswith(("/", ".", "~")) or "\\" in name or Path(name).suffix.lower() in READERS
-    if looks_local and source.hub is None:
-        return f"{source}: there is no file or folder {name}."
-    return (
-        f"{source}: not available yet: datasets from a hub; pass a local file or folder "
-        f"(there is none called {name} here)."
-    )
-
-
-def _subset_roots(source: Source, subsets: tuple[str, ...]) -> list[Path]:
+def _subset_roots(source: Source, folder: Path, subsets: tuple[str, ...]) -> list[Path]:
     """The folders or files that the subsets name; the folder itself when none is named."""
-    folder = source.path
     if not subsets:
         return [folder]
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
@@ -166,17 +155,16 @@ def _data_files(root: Path) -> list[Path]:
     ]
 
 
-def _one_split(files: list[Path], folder: Path) -> list[Path]:
-    """The files of the split to read: train, else those that name none, else all."""
-    splits = {}
-    for file in files:
-        words = _WORD.findall(str(file.relative_to(folder).with_suffix("")).lower())
-        splits[file] = next((_SPLITS[word] for word in words if word in _SPLITS), None)
-    for wanted in ("train", None):
-        chosen = [file for file in files if splits[file] == wanted]
-        if chosen:
-            return chosen
-    return files
+def _of_splits(files: list[Path], folder: Path, wanted: tuple[str, ...]) -> list[Path]:
+    """The files of the wanted splits, split after split; else those that name none, else all."""
+    named = {file: _split_of(file, folder) for file in files}
+    chosen = [file for split in wanted for file in files if named[file] == _SPLITS.get(split, split)]
+    return chosen or [file for file in files if named[file] is None] or files
+
+
+def _split_of(file: Path, folder: Path) -> str | None:
+    words = _WORD.findall(str(file.relative_to(folder).with_suffix("")).lower())
+    return next((_SPLITS[word] for word in words if word in _SPLITS), None)
 
 
 def _listed(names: list[str]) -> str:

@@ -30,7 +30,8 @@ ROLE_NAMES: dict[str, Role] = {
 _USER_KEYS = ("user", "human")
 _ASSISTANT_KEYS = ("assistant", "gpt", "bot")
 _SPEAKS = frozenset({"assistant", "tool_call"})
-_KEYS = frozenset({"role", "from", "content", "value", "loss", "tool_calls"})
+_TOOL_ROLES = frozenset({"tool_call", "tool_response"})
+_KEYS = frozenset({"role", "from", "content", "value", "loss", "tool_calls", "tool_call_id"})
 _MEDIA_PARTS = {"image": "images", "image_url": "images", "video": "videos", "video_url": "videos", "audio": "audios",
                 "audio_url": "audios"}  # fmt: skip
 
@@ -139,12 +140,13 @@ def _read_message(raw: dict[str, Any], path: str, turns: Turns, unread: set[str]
     if content is None and not calls:
         key = "value" if "value" in raw and "content" not in raw else "content"
         raise RowError(f"{path}.{key}", "is null" if key in raw else "is missing")
-    if not calls:
-        turns.messages.append(Message(role, _content(content, role, path, turns), loss))
-        return
-    if content:
-        turns.messages.append(Message(role, _content(content, role, path, turns), loss))
-    turns.messages += _calls(calls, f"{path}.tool_calls", loss)
+    if content or not calls:
+        if isinstance(content, list) and role not in _TOOL_ROLES:
+            _read_blocks(content, role, f"{path}.content", turns, loss)
+        else:
+            turns.messages.append(Message(role, _content(content, role, path), loss))
+    if calls:
+        turns.messages += _calls(calls, f"{path}.tool_calls", loss)
 
 
 def _role(raw: dict[str, Any], path: str) -> Role:
@@ -158,29 +160,89 @@ def _role(raw: dict[str, Any], path: str) -> Role:
     return role
 
 
-def _content(content: Any, role: Role, path: str, turns: Turns) -> str:
+def _content(content: Any, role: Role, path: str) -> str:
     if isinstance(content, str):
         return content
-    if role in ("tool_call", "tool_response"):
+    if role in _TOOL_ROLES:
         return json.dumps(content, ensure_ascii=False)
-    if isinstance(content, list):
-        return "".join(_part(part, f"{path}.content[{index}]", turns) for index, part in enumerate(content))
     raise RowError(f"{path}.content", "is no text", shown(content))
 
 
+def _read_blocks(blocks: list[Any], role: Role, path: str, turns: Turns, loss: bool | None) -> None:
+    """A content in blocks, as OpenAI and Anthropic write it: text and media, `tool_use` and `tool_result`.
+
+    Neighbouring texts and media are one message; every use and result of a tool is a message of its own.
+    """
+    texts: list[str] = []
+    messages: list[Message] = []
+
+    def close() -> None:
+        if texts:
+            messages.append(Message(role, "".join(texts), loss))
+            texts.clear()
+
+    for index, block in enumerate(blocks):
+        place = f"{path}[{index}]"
+        kind = block.get("type") if isinstance(block, dict) else None
+        if kind == "tool_use":
+            close()
+            messages.append(_use(block, role, place, loss))
+        elif kind == "tool_result":
+            close()
+            messages.append(_result(block, role, place, turns))
+        else:
+            texts.append(_part(block, place, turns))
+    close()
+    turns.messages += messages or [Message(role, "", loss)]
+
+
+def _use(block: dict[str, Any], role: Role, path: str, loss: bool | None) -> Message:
+    """A call: `{"type": "tool_use", "name": ..., "input": {...}}`."""
+    if role != "assistant":
+        raise RowError(path, "is a tool_use, which belongs to an assistant message", f"the role is {role}")
+    if not isinstance(block.get("name"), str):
+        raise RowError(path, "is a tool_use without a name", shown(block))
+    given = block.get("input")
+    text = json.dumps({"name": block["name"], "arguments": {} if given is None else given}, ensure_ascii=False)
+    return Message("tool_call", text, loss)
+
+
+def _result(block: dict[str, Any], role: Role, path: str, turns: Turns) -> Message:
+    """What a call gave back: `{"type": "tool_result", "content": text or blocks of text and images}`."""
+    if role != "user":
+        raise RowError(path, "is a tool_result, which belongs to a user message", f"the role is {role}")
+    content = block.get("content")
+    if isinstance(content, list):
+        parts = (_part(part, f"{path}.content[{index}]", turns) for index, part in enumerate(content))
+        return Message("tool_response", "".join(parts))
+    if content is not None and not isinstance(content, str):
+        raise RowError(f"{path}.content", "is neither a text nor a list of blocks", shown(content))
+    return Message("tool_response", content or "")
+
+
 def _part(part: Any, path: str, turns: Turns) -> str:
-    """The text of one part of a content; a medium becomes its tag and is put beside the messages."""
-    kind = part.get("type") if isinstance(part, dict) else None
+    """The text of one block of a content; a medium becomes its tag and is put beside the messages."""
+    kind = str(part.get("type")) if isinstance(part, dict) else ""
     if kind == "text" and isinstance(part.get("text"), str):
         return part["text"]
-    if kind not in _MEDIA_PARTS or part.get(kind) is None:
-        raise RowError(path, "is no part of type text, image, video or audio", shown(part))
-    medium = part[kind]
-    if kind.endswith("_url") and isinstance(medium, dict):
-        medium = medium.get("url")
-    column = _MEDIA_PARTS[kind]
+    column = _MEDIA_PARTS.get(kind)
+    medium = None if column is None else _medium(part, kind)
+    if column is None or medium is None:
+        raise RowError(path, "is no block of type text, image, video, audio, tool_use or tool_result", shown(part))
     turns.media.setdefault(column, []).append(medium)
     return f"<{column.removesuffix('s')}>"
+
+
+def _medium(part: dict[str, Any], kind: str) -> Any:
+    """The reference in a block: under the name of its type, or, as Anthropic writes it, a source of bytes or a URL."""
+    medium, source = part.get(kind), part.get("source")
+    if medium is None and isinstance(source, dict):
+        if source.get("type") == "base64" and isinstance(source.get("data"), str):
+            return f"data:{source.get('media_type') or kind};base64,{source['data']}"
+        return source.get("url")
+    if kind.endswith("_url") and isinstance(medium, dict):
+        return medium.get("url")
+    return medium
 
 
 def _loss(raw: dict[str, Any], role: Role, path: str) -> bool | None:

@@ -52,15 +52,19 @@ class Chat:
 
     def complete(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """`sampling.n` replies to each prompt, in order."""
-        found = self.engine.generate(prompts, self._stopping(sampling))
-        return [
-            [_prefixed(prompt, completion) for completion in completions]
-            for prompt, completions in zip(prompts, found, strict=True)
-        ]
+        alike: dict[tuple[str, ...], list[int]] = {}
+        for i, prompt in enumerate(prompts):
+            alike.setdefault(stop_words(prompt), []).append(i)
+        found: list[list[Completion]] = [[]] * len(prompts)
+        for words, places in alike.items():
+            made = self.engine.generate([prompts[i] for i in places], self._stopping(sampling, words))
+            for i, completions in zip(places, made, strict=True):
+                found[i] = [_prefixed(prompts[i], completion) for completion in completions]
+        return found
 
     def stream(self, prompt: Prompt, sampling: Sampling) -> Iterator[Delta]:
         """The pieces of one reply; the last one carries the whole."""
-        deltas = self.engine.stream(prompt, self._stopping(sampling))
+        deltas = self.engine.stream(prompt, self._stopping(sampling, stop_words(prompt)))
         return self._pieces(prompt, deltas)
 
     def _pieces(self, prompt: Prompt, deltas: Iterator[Delta]) -> Iterator[Delta]:
@@ -73,9 +77,10 @@ class Chat:
             else:
                 yield replace(delta, completion=_prefixed(prompt, delta.completion))
 
-    def _stopping(self, sampling: Sampling) -> Sampling:
-        """The request with the template's stop words behind its own."""
-        more = tuple(word for word in self.renderer.stop_words if word not in sampling.stop)
+    def _stopping(self, sampling: Sampling, words: Sequence[str]) -> Sampling:
+        """The request with the template's stop words, and these, behind its own."""
+        known = dict.fromkeys((*self.renderer.stop_words, *words))
+        more = tuple(word for word in known if word not in sampling.stop)
         return replace(sampling, stop=(*sampling.stop, *more)) if more else sampling
 
 
@@ -96,6 +101,11 @@ def fitted(prompt: Prompt, options: TemplateOptions, context_length: int | None)
     if options.truncation_strategy == "right":
         return replace(prompt, input_ids=prompt.input_ids[:limit])
     return None
+
+
+def stop_words(prompt: Prompt) -> tuple[str, ...]:
+    """The words that end the reply to this prompt beside those of its template."""
+    return tuple(prompt.extra.get("stop_words") or ())
 
 
 def response_prefix(prompt: Prompt) -> str:

@@ -1,99 +1,86 @@
-"""This file knows the families of text models: the names `--model_type` takes, by architecture of config.json."""
+"""This file knows of which family a checkpoint is, and which layout its conversations take without a template."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from swift.catalog.families_text import FAMILIES
+from swift.catalog.family import Family
+from swift.catalog.layouts import LAYOUTS, Layout
 from swift.core.errors import ModelError
 from swift.core.registry import nearest
+from swift.hub.models import name_of
+from swift.options.template import TemplateOptions
 
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "BloomForCausalLM": ("seggpt",),
-    "CohereForCausalLM": (
-        "c4ai",
-        "aya",
-    ),
-    "DbrxForCausalLM": ("dbrx",),
-    "DeepseekV2ForCausalLM": ("deepseek_v2",),
-    "DeepseekV32ForCausalLM": (
-        "deepseek_v3_2",
-        "deepseek_v32",
-    ),
-    "DeepseekV3ForCausalLM": ("deepseek_v3",),
-    "DeepseekV4ForCausalLM": ("deepseek_v4",),
-    "Dots1ForCausalLM": ("dots1",),
-    "Ernie4_5ForCausalLM": ("ernie4_5",),
-    "Ernie4_5_MoeForCausalLM": ("ernie4_5_moe",),
-    "GPT2LMHeadModel": ("polylm",),
-    "Gemma2ForCausalLM": ("gemma2",),
-    "Gemma3ForCausalLM": ("gemma3_text",),
-    "GemmaForCausalLM": ("gemma",),
-    "Glm4ForCausalLM": ("glm4",),
-    "Glm4MoeForCausalLM": ("glm4_moe",),
-    "Glm4MoeLiteForCausalLM": ("glm4_moe_lite",),
-    "GlmForCausalLM": ("glm_edge",),
-    "GlmMoeDsaForCausalLM": ("glm_moe_dsa",),
-    "GptOssForCausalLM": ("gpt_oss",),
-    "HYV3ForCausalLM": ("hy_v3",),
-    "HunYuanDenseV1ForCausalLM": ("hunyuan_v1_dense",),
-    "HunYuanMoEV1ForCausalLM": ("hunyuan",),
-    "LlamaForCausalLM": (
-        "codefuse_codellama",
-        "llama",
-        "openbuddy_llama",
-        "yi",
-    ),
-    "LongcatFlashForCausalLM": ("longchat",),
-    "MambaForCausalLM": ("mamba",),
-    "MiniCPM3ForCausalLM": ("minicpm3",),
-    "MiniMaxM2ForCausalLM": ("minimax_m2",),
-    "MistralForCausalLM": (
-        "mistral",
-        "mistral_nemo",
-        "mistral_2501",
-        "zephyr",
-        "wizardlm2",
-        "devstral",
-        "openbuddy_mistral",
-    ),
-    "MixtralForCausalLM": (
-        "mixtral",
-        "wizardlm2_moe",
-        "openbuddy_mixtral",
-    ),
-    "NemotronHForCausalLM": ("nemotron_h",),
-    "OlmoeForCausalLM": ("olmoe",),
-    "Phi3ForCausalLM": (
-        "phi3",
-        "phi4",
-    ),
-    "PhiForCausalLM": ("phi2",),
-    "Qwen2ForCausalLM": ("qwen2",),
-    "Qwen2MoeForCausalLM": ("qwen2_moe",),
-    "Qwen3ForCausalLM": ("qwen3",),
-    "Qwen3MoeForCausalLM": ("qwen3_moe",),
-    "Qwen3NextForCausalLM": ("qwen3_next",),
-    "SeedOssForCausalLM": ("seed_oss",),
-    "YoutuForCausalLM": ("youtu_llm",),
-}
-"""Architecture -> the families that are loaded with it; several differ in the template they speak."""
+if TYPE_CHECKING:
+    from swift.models.info import ModelInfo
 
 
-def family(wanted: str | None, architectures: Sequence[str], model_type: str) -> str | None:
-    """The family of a checkpoint: the one asked for, else the only one of its architecture, else None.
+def family(
+    wanted: str | None, architectures: Sequence[str], model_type: str, path: Path, noted: str | None
+) -> str | None:
+    """The family of a checkpoint: the one asked for, else the one its name, its args.json or its architecture tells.
 
-    model_type: what config.json calls itself, which names a family too. Raises ModelError when the family that was
-    asked for is loaded otherwise than this checkpoint.
+    architectures, model_type: as config.json names them; path: its folder; noted: the family that its args.json names.
+    Of several families with this architecture, those that only write text go before the others. None when that leaves
+    several. Raises ModelError when the family that was asked for is loaded otherwise than this checkpoint.
     """
-    fitting = list(dict.fromkeys(name for architecture in architectures for name in FAMILIES.get(architecture, ())))
-    if wanted is None:
-        return fitting[0] if len(fitting) == 1 else None
-    if wanted in fitting or wanted == model_type:
+    fitting = fitting_families(architectures)
+    if wanted is not None:
+        return _checked(wanted, fitting, architectures, model_type)
+    known = [row.name for row in fitting if row.knows(name_of(path))]
+    if len(known) == 1:
+        return known[0]
+    if noted in {row.name for row in fitting}:
+        return noted
+    writing = [row for row in fitting if row.task == "causal_lm"]
+    for rows in (fitting, writing):
+        if len(rows) == 1:
+            return rows[0].name
+    return None
+
+
+def fitting_families(architectures: Sequence[str]) -> list[Family]:
+    """The families whose models have one of these architectures."""
+    return [row for row in FAMILIES.values() if set(row.architectures) & set(architectures)]
+
+
+def layout_for(info: ModelInfo, options: TemplateOptions, tokenizer: Any) -> Layout | None:
+    """The layout of conversations for a checkpoint without a chat template of its own; None when none is needed.
+
+    Raises ModelError when its family speaks several and the name of the checkpoint does not tell which.
+    """
+    if options.template is not None or not options.use_chat_template or tokenizer.chat_template:
+        return None
+    rows = fitting_families(info.architectures) if info.family not in FAMILIES else [FAMILIES[info.family]]
+    found = [template for row in rows if (template := row.template(info.name))]
+    names = found if len(rows) == 1 and found else [template for row in rows for template in row.templates]
+    names = list(dict.fromkeys(names))
+    if len(names) == 1 and names[0] in LAYOUTS:
+        return LAYOUTS[names[0]]
+    known = [name for name in names if name in LAYOUTS]
+    if not rows:
+        about = f"no layout is known for its architecture ({', '.join(info.architectures) or 'it names none'})"
+    elif not known:
+        about = f"the template of its family ({', '.join(names)}) is none that is known by name"
+    else:
+        about = f"models of this architecture speak several: {', '.join(known)}"
+    raise ModelError(
+        f"{info.path} has no chat template, and {about}. Name one with --template, or train on plain text with "
+        f"--use_chat_template false."
+    )
+
+
+def _checked(wanted: str, fitting: Sequence[Family], architectures: Sequence[str], model_type: str) -> str:
+    names = [row.name for row in fitting]
+    is_loose = wanted in FAMILIES and not FAMILIES[wanted].architectures
+    if wanted in names or wanted == model_type or is_loose:
         return wanted
-    everything = sorted({name for names in FAMILIES.values() for name in names})
-    near = nearest(wanted, everything)
-    hint = f" Did you mean {near[0]}?" if near and wanted not in everything else ""
+    near = nearest(wanted, FAMILIES)
+    hint = f" Did you mean {near[0]}?" if near and wanted not in FAMILIES else ""
     raise ModelError(
         f"--model_type {wanted} does not fit this checkpoint, whose architecture is {', '.join(architectures)} "
-        f"({', '.join(fitting) or model_type}).{hint} Drop --model_type, or pass the model it belongs to."
+        f"({', '.join(names) or model_type}).{hint} Drop --model_type, or pass the model it belongs to."
     )

@@ -10,7 +10,8 @@ from typing import Any
 
 from swift.core.errors import ModelError
 from swift.core.logs import get_logger
-from swift.hub.base import local_folder
+from swift.hub.base import looks_like_id
+from swift.hub.models import Access, model_folder, name_of
 from swift.models.families import family
 from swift.models.precision import dtype_of_this_machine
 from swift.models.rope import RopePlan, plan_rope
@@ -45,7 +46,7 @@ class ModelInfo:
 
     path: the folder of the checkpoint, absolute.
     model_type, architectures: as the config names them.
-    family: what `--model_type` names, when it was given or only one family has this architecture.
+    family: what `--model_type` names: as given, else as the name, the args.json or the architecture tells, else None.
     dtype: the type the weights are loaded in: `--torch_dtype`, else the checkpoint's, else what suits this machine.
     max_length: the longest context in tokens, after `--rope_scaling` and `--max_model_len`; None when nobody says.
     rope: the changes of the rotary embedding that loading applies.
@@ -72,18 +73,19 @@ class ModelInfo:
 
     @property
     def name(self) -> str:
-        """The last part of the path: what output folders and served models are called after."""
-        return self.path.name
+        """The name of the folder, or of the repository it is a copy of: what served models are called after."""
+        return name_of(self.path)
 
 
-def model_info(options: ModelOptions) -> ModelInfo:
+def model_info(options: ModelOptions, hub: Access | None = None) -> ModelInfo:
     """Read what the checkpoint of `--model` says of itself.
 
-    Without `--model`, the model is the one that the first of `--adapters` was trained on, where that is still here.
-    Raises ModelError when a folder, its config or the base of an adapter is missing.
+    Names that are no folders are fetched from `hub`; with None there must be folders. Without `--model`, the model is
+    the one that the first of `--adapters` was trained on. Raises ModelError when a folder, its config or the base of an
+    adapter is missing.
     """
-    adapters = tuple(adapter_folder(name) for name in options.adapters)
-    path = _model_folder(options, adapters)
+    adapters = tuple(adapter_folder(name, hub) for name in options.adapters)
+    path = _model_folder(options, adapters, hub)
     config = read_json(path / "config.json")
     text = text_config(config)
     rope = plan_rope(options.rope_scaling, options.max_model_len, _rope_of(text), _max_length(config))
@@ -96,7 +98,7 @@ def model_info(options: ModelOptions) -> ModelInfo:
         path=path,
         model_type=model_type,
         architectures=architectures,
-        family=family(options.model_type, architectures, model_type),
+        family=family(options.model_type, architectures, model_type, path, _noted_family(path)),
         dtype=options.torch_dtype or _dtype(config, quantization) or dtype_of_this_machine(),
         max_length=rope.max_length,
         rope=rope,
@@ -144,12 +146,13 @@ def check_adapter(folder: Path) -> set[str] | None:
     )
 
 
-def adapter_folder(name: str) -> Path:
+def adapter_folder(name: str, hub: Access | None = None) -> Path:
     """The folder of an adapter given with `--adapters`: itself, or the `default` folder inside it.
 
-    Raises ModelError when there is no adapter_config.json; a whole model says to pass it with `--model`.
+    An id is fetched from `hub`. Raises ModelError when there is no adapter_config.json; a whole model says to pass it
+    with `--model`.
     """
-    folder = local_folder(name, "--adapters")
+    folder = model_folder(name, "--adapters", hub, None)
     for candidate in (folder, folder / "default"):
         if (candidate / "adapter_config.json").is_file():
             return candidate
@@ -161,13 +164,20 @@ def adapter_folder(name: str) -> Path:
 
 
 def base_of_adapter(adapter: Path) -> str | None:
-    """The model an adapter was trained on, as its args.json or its adapter_config.json names it; None if neither."""
+    """The model an adapter was trained on, as its args.json or its adapter_config.json names it; None if neither.
+
+    A name under which there is a folder goes before one that only a hub can know, and that before one that is nothing.
+    """
+    named: list[str] = []
     for folder in (adapter, adapter.parent):
         if (folder / "args.json").is_file():
-            model = read_json(folder / "args.json").get("model")
-            if isinstance(model, str) and Path(model).expanduser().is_dir():
-                return model
-    return read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
+            named.append(read_json(folder / "args.json").get("model") or "")
+    named.append(read_json(adapter / "adapter_config.json").get("base_model_name_or_path") or "")
+    for fits in (lambda name: Path(name).expanduser().is_dir(), looks_like_id, bool):
+        found = [name for name in named if name and fits(name)]
+        if found:
+            return found[0]
+    return None
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -188,20 +198,21 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _model_folder(options: ModelOptions, adapters: tuple[Path, ...]) -> Path:
+def _model_folder(options: ModelOptions, adapters: tuple[Path, ...], hub: Access | None) -> Path:
     """The folder of the model, with its config.json in it."""
     if options.model is None and not adapters:
         raise ModelError("--model is missing: pass the local folder of a checkpoint.")
     name = options.model
     if name is None:
         name = base_of_adapter(adapters[0])
-        if name is None or not Path(name).expanduser().is_dir():
+        known = name is not None and (Path(name).expanduser().is_dir() or (hub is not None and looks_like_id(name)))
+        if name is None or not known:
             raise ModelError(
                 f"--adapters {adapters[0]} was trained on {name or 'a model it does not name'}, which is not on this "
                 f"machine under that path. Pass the model it belongs to: --model <folder>."
             )
         get_logger().info("model = %s, which the adapter was trained on", name)
-    folder = local_folder(name, "--model")
+    folder = model_folder(name, "--model", hub, options.model_revision)
     if (folder / "config.json").is_file():
         return folder
     if (folder / "adapter_config.json").is_file():
@@ -212,6 +223,11 @@ def _model_folder(options: ModelOptions, adapters: tuple[Path, ...]) -> Path:
     inside = sorted(child.parent.name for child in folder.glob("*/config.json"))
     hint = f" Inside it there are models: {', '.join(inside[:6])}." if inside else ""
     raise ModelError(f"--model {name} is no checkpoint: it holds no config.json.{hint}")
+
+
+def _noted_family(path: Path) -> str | None:
+    """The family that the run which wrote this checkpoint was told, or found."""
+    return read_json(path / "args.json").get("model_type") if (path / "args.json").is_file() else None
 
 
 def _text_configs(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

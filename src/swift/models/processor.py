@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -9,6 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from swift.core.errors import ModelError
 from swift.core.logs import get_logger
 from swift.models.info import ModelInfo, read_json
+from swift.models.vocabulary import add_tokens
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
@@ -17,8 +19,8 @@ TOKENIZER_FILES = (
 """Any of these makes a folder one with a tokenizer."""
 
 
-def load_tokenizer(info: ModelInfo) -> PreTrainedTokenizerBase:
-    """The tokenizer of the model, with both a padding and an end-of-sequence token.
+def load_tokenizer(info: ModelInfo, new_special_tokens: Sequence[str] = ()) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model, with both a padding and an end-of-sequence token, and with new special tokens.
 
     A missing padding token becomes the end-of-sequence token and the other way round, which is logged. Raises
     ModelError when there is no tokenizer, when it cannot be read, or when it has neither token.
@@ -38,6 +40,8 @@ def load_tokenizer(info: ModelInfo) -> PreTrainedTokenizerBase:
             "The tokenizer has %d tokens and the model embeds %d: the last %d cannot be read by the model.",
             len(tokenizer), info.vocab_size, len(tokenizer) - info.vocab_size,
         )  # fmt: skip
+    if new_special_tokens:
+        add_tokens(tokenizer, new_special_tokens)
     return tokenizer
 
 

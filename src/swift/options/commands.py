@@ -13,6 +13,7 @@ from swift.options.optimizers import OptimizerOptions
 from swift.options.policy import PolicyOptions
 from swift.options.ppo import PpoOptions
 from swift.options.preference import PreferenceOptions
+from swift.options.proofs import ProofOptions
 from swift.options.rewards import RewardOptions
 from swift.options.rollout import SamplerOptions, TurnOptions
 from swift.options.sampling import SamplingOptions
@@ -40,6 +41,7 @@ class Sft(Command):
     optimizers: OptimizerOptions = part()
     variants: TunerVariantOptions = part()
     quantization: QuantizationOptions = part()
+    proof: ProofOptions = part()
     general: GeneralOptions = part()
 
 

@@ -39,9 +39,9 @@ class ExportOptions(Options):
     """Rows per calibration batch."""
     group_size: PositiveInt = option(128, when=CALIBRATED)
     """Number of weights that share one quantization scale."""
-    to_cached_dataset: bool = option(False, later="cached data sets")
+    to_cached_dataset: bool = False
     """Whether the data is tokenized now and exported, for `--cached_dataset`. Validation rows come from
-    `--split_dataset_ratio` or `--val_dataset`."""
+    `--split_dataset_ratio` or `--val_dataset`. Give the options of the template as in the run to come."""
     template_mode: Literal["train", "rlhf", "kto"] = option("train", when=given("to_cached_dataset"))
     """What the cached data is for: train for pt and sft, kto for KTO, rlhf for the other preference methods. PPO,
     GRPO and GKD cannot use cached data."""

@@ -7,7 +7,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from swift.options.conditions import given
 from swift.options.declare import Json, Options, option
 
-HUBS = "downloading from and pushing to a hub"
+HUBS = "pushing to a hub"
 RAY = "running on Ray"
 
 
@@ -24,9 +24,9 @@ class GeneralOptions(Options):
     `--resume_from_checkpoint`, so that a trained checkpoint is used the way it was trained."""
     load_data_args: bool = False
     """Whether the data options are read from args.json too, e.g. to infer on the validation split of a training."""
-    use_hf: bool = option(False, later=HUBS)
+    use_hf: bool = False
     """Whether models and data sets come from, and are pushed to, Hugging Face instead of ModelScope."""
-    hub_token: str | None = option(None, later=HUBS)
+    hub_token: str | None = None
     """Access token of the hub, for private or gated repositories."""
     ddp_timeout: PositiveInt = 18000000
     """Seconds after which a collective operation between processes counts as hung."""

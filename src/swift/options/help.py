@@ -44,6 +44,7 @@ GROUPS: dict[str, Words] = {
     "MergeOptions": Words("Merging and writing weights", "合并与权重保存"),
     "ExportOptions": Words("Export", "导出"),
     "SamplingOptions": Words("Sampling", "采样"),
+    "ProofOptions": Words("Proofs", "运行前检查"),
     "GeneralOptions": Words("General", "通用"),
 }
 """The heading of each group in the help and in the manual."""

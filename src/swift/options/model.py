@@ -6,7 +6,6 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from swift.options.conditions import equals, given
 from swift.options.declare import DTypeName, Json, JsonOrName, Options, option
-from swift.options.general import HUBS
 
 CLASSIFIER = equals("task_type", "seq_cls")
 BNB = equals("quant_method", "bnb")
@@ -24,7 +23,7 @@ class ModelOptions(Options):
     model_type: str | None = option(None, important=True)
     """Name of the model family, which decides how the model is loaded and which template it speaks. Recognised from
     `architectures` in config.json when not given. This is not the `model_type` of config.json."""
-    model_revision: str | None = option(None, later=HUBS)
+    model_revision: str | None = option(None, when=given("model"))
     """Branch, tag or commit of the model on its hub."""
     task_type: Literal["causal_lm", "seq_cls", "embedding", "reranker", "generative_reranker"] = option(
         "causal_lm", later=OTHER_TASKS
@@ -38,7 +37,7 @@ class ModelOptions(Options):
     Which ones work depends on the model and on what is installed."""
     experts_impl: Literal["grouped_mm", "batched_mm", "eager"] | None = None
     """Implementation of the experts of a mixture-of-experts model."""
-    new_special_tokens: list[str] = option([], later="new special tokens")
+    new_special_tokens: list[str] = option([])
     """Special tokens to add to the vocabulary: the tokens themselves, or .txt files with one token per line."""
     num_labels: PositiveInt | None = option(None, when=CLASSIFIER)
     """Number of classes, or of values of a regression."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -83,12 +84,29 @@ def parse(name: str, argv: Sequence[str], language: str = "en") -> Any:
     found = Findings(language)
     given = {**_from_config(argv, found), **_from_argv(argv, found)}
     values, extra, sources = _validated(command, given, found)
-    loaded = saved.load(command, values, sources, found.add)
+    return _completed(command, values, extra, sources, saved.load(command, values, sources, found.add), found)
+
+
+def with_checkpoint(made: Command, checkpoint: Path) -> Any:
+    """The same command line once more, with the args.json in `checkpoint`, which was not on this machine before."""
+    found = Findings("en")
+    flat = made.values()
+    sources = {name: source for name, source in made.sources.items() if source.asked_for}
+    values = {name: flat[name] for name in sources if name in flat}
+    loaded = saved.load(type(made), {**values, "adapters": [str(checkpoint)]}, sources, found.add)
+    return _completed(type(made), values, made.extra, sources, loaded, found)
+
+
+def _completed(
+    command: type[Command], values: dict[str, Any], extra: dict[str, Any], sources: dict[str, Source],
+    loaded: saved.Loaded, found: Findings,
+) -> Any:  # fmt: skip
+    """The command of what was given and what a checkpoint says, with all that follows from it, checked."""
     read_back = {flag: _read_back(flags(command)[flag], loaded, found) for flag in loaded.values}
     made = build(command, {**values, **read_back}, {**sources, **loaded.sources})
     made = derive(made.model_copy(update={"extra": extra}))
     for words in broken(made):
-        text = words.say(language)
+        text = words.say(found.language)
         if not any(f"--{flag}" in text for flag in found.about):
             found.problems.append(text)
     if found.problems:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from swift.catalog.agents import AGENT_TEMPLATES, CHECKPOINTS_ONLY
 from swift.catalog.layouts import LAYOUTS
 from swift.core.registry import nearest
 from swift.options.case import Case, Rules, exclusive
@@ -44,6 +45,8 @@ def named_paths_exist(case: Case) -> Words | None:
         value = case[flag] if flag in case.asked else None
         for text in [value] if isinstance(value, str) else value or []:
             path = _path(text, flag)
+            if flag == "custom_dataset_info" and text.lstrip().startswith(("[", "{")):
+                continue  # the JSON itself
             if (flag in ALWAYS_LOCAL or _looks_local(path)) and not Path(path).expanduser().exists():
                 missing.append(f"--{flag} {text}")
     if not missing:
@@ -64,6 +67,28 @@ def a_template_is_known(case: Case) -> Words | None:
     return Words(
         f"--template {name}: there is no such template.{guess} There are: {known}.",
         f"--template {name}：没有这个模板。{guess_zh}可选：{known}。",
+    )
+
+
+@rule()
+def an_agent_template_is_known(case: Case) -> Words | None:
+    """A format of tools of ours, unless plugins may bring others."""
+    name = case["agent_template"]
+    if name is None or name in AGENT_TEMPLATES or case["external_plugins"]:
+        return None
+    known = ", ".join(sorted(AGENT_TEMPLATES))
+    if name in CHECKPOINTS_ONLY:
+        return Words(
+            f"--agent_template {name}: only the chat template of its checkpoints has the wording of this format. Use "
+            f"such a checkpoint without --template and --agent_template, or one of: {known}.",
+            f"--agent_template {name}：该格式的措辞只存在于其 checkpoint 自带的对话模板中。请使用这样的 checkpoint "
+            f"且不设置 --template 与 --agent_template，或选择：{known}。",
+        )
+    near = nearest(name, AGENT_TEMPLATES)
+    guess, guess_zh = (f" Did you mean {near[0]}?", f"您是否想用 {near[0]}？") if near else ("", "")
+    return Words(
+        f"--agent_template {name}: there is no such agent template.{guess} There are: {known}.",
+        f"--agent_template {name}：没有这个 Agent 模板。{guess_zh}可选：{known}。",
     )
 
 
@@ -133,6 +158,26 @@ def a_stream_needs_an_end(case: Case) -> Words | None:
 def streams_are_not_cached(case: Case) -> Words | None:
     """A cached data set is read by position."""
     return exclusive(case, "streaming", "cached_dataset", "cached rows are read by position", "缓存数据集按位置读取")
+
+
+@rule(*TRAINING)
+def streams_are_prepared_as_they_come(case: Case) -> Words | None:
+    """Nothing of a stream can be set apart, kept or divided among processes before it is read."""
+    if not case["streaming"] or case["val_dataset"]:  # which is prepared beforehand
+        return None
+    used = {
+        "split_dataset_ratio": case["split_dataset_ratio"],
+        "dataset_num_proc": case["dataset_num_proc"] > 1,
+        "load_from_cache_file": case["load_from_cache_file"],
+    }
+    flag = next((name for name, is_used in used.items() if is_used), None)
+    if flag is None:
+        return None
+    return Words(
+        f"--{flag} cannot be used together with --streaming, whose rows are prepared while training goes on. Remove one "
+        "of them; rows to evaluate on are given with --val_dataset.",
+        f"--{flag} 不能与 --streaming 同时使用：流式数据在训练过程中才被处理。请去掉其中一个；验证数据请用 --val_dataset 给出。",
+    )
 
 
 @rule()

@@ -21,15 +21,20 @@ FILE_NAME = "args.json"
 ALWAYS = ("tuner_type", "task_type", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
 """Read back whatever this command's own value is, unless the user asked for another."""
 WHEN_UNSET = (
-    "external_plugins", "model", "model_type", "model_revision", "torch_dtype", "attn_impl", "experts_impl",
+    "external_plugins", "use_hf", "model", "model_type", "model_revision", "torch_dtype", "attn_impl", "experts_impl",
     "new_special_tokens", "num_labels", "problem_type", "rope_scaling", "max_model_len", "quant_method", "quant_bits",
     "hqq_axis", "bnb_4bit_compute_dtype", "template", "system", "truncation_strategy", "agent_template", "norm_bbox",
     "use_chat_template", "response_prefix",
 )  # fmt: skip
 """Read back when the user did not ask for a value."""
+OF_THE_MODEL = ("use_hf", "model_revision")
+"""Of these, what a checkpoint says is about its own model, and not read back when the user names another."""
 DATA = tuple(DataOptions.model_fields)
 """Read back with --load_data_args."""
-PATHS = ("model", "adapters", "dataset", "val_dataset", "resume_from_checkpoint", "output_dir", "external_plugins")
+PATHS = (
+    "model", "adapters", "dataset", "val_dataset", "resume_from_checkpoint", "output_dir", "external_plugins",
+    "custom_dataset_info",
+)  # fmt: skip
 """Written as absolute paths when they name something on this disk, so that a later command finds it from anywhere."""
 SECRETS = ("_token", "api_key", "secret", "webhook_url")
 """Parts of option names whose text is never written."""
@@ -77,6 +82,8 @@ def load(command: type[Command], values: Mapping[str, Any], sources: Mapping[str
         return Loaded()
     table = flags(command)
     names = [*(ALWAYS + WHEN_UNSET if wants else ()), *(DATA if values.get("load_data_args") else ())]
+    if _asked("model", sources):
+        names = [name for name in names if name not in OF_THE_MODEL]
     loaded = Loaded()
     for name in names:
         if name in table and stored.get(name) not in (None, []) and not _asked(name, sources):
@@ -103,6 +110,8 @@ def _written(name: str, value: Any) -> Any:
         return None
     if name in PATHS and isinstance(value, str):
         return _absolute(value)
+    if name == "new_special_tokens":
+        return [_absolute(item) if item.endswith(".txt") else item for item in value]
     if name in PATHS and isinstance(value, list):
         return [_absolute(item) for item in value]
     return value
@@ -110,6 +119,8 @@ def _written(name: str, value: Any) -> Any:
 
 def _absolute(text: str) -> str:
     """A path of this disk made absolute, with the `#count` of a dataset kept; anything else as it is."""
+    if text.lstrip().startswith(("[", "{")):
+        return text  # JSON
     path, mark, count = text.rpartition("#") if "#" in text and not Path(text).expanduser().exists() else (text, "", "")
     resolved = Path(path).expanduser()
     return f"{resolved.resolve()}{mark}{count}" if path and resolved.exists() else text

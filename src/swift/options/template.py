@@ -35,9 +35,9 @@ class TemplateOptions(Options):
     max_pixels: PositiveInt | None = option(None, important=True, later=MULTIMODAL)
     """Most pixels (height times width) of an image; larger ones are scaled down. For every model of images, unlike
     the knob MAX_PIXELS of some families."""
-    agent_template: str | None = option(None, important=True, later="tools and their formats")
+    agent_template: str | None = option(None, important=True)
     """How tools, tool calls and tool responses are written in a conversation, and how calls are read from a reply.
-    Chosen by the model when not given."""
+    When not given: as the checkpoint's chat template writes them or, where it writes none, as `--template` does."""
     norm_bbox: Literal["norm1000", "none"] | None = option(None, later=MULTIMODAL)
     """How coordinates of boxes are scaled: to thousandths of the image, or not at all. Chosen by the model when not
     given; images that were resized are accounted for."""

@@ -14,7 +14,6 @@ EVALUATES = equals("eval_strategy", "steps", "epoch")
 HAS_WORKERS = given("dataloader_num_workers")
 RESUMES = given("resume_from_checkpoint")
 DEEPSPEED = "DeepSpeed"
-PACKING = "packing"
 PLUGINS = "losses, optimizers and callbacks of your own"
 
 
@@ -104,7 +103,7 @@ class TrainingOptions(Options):
     """Metric by which checkpoints are compared."""
     greater_is_better: bool | None = option(None, rule="false when the metric name contains loss, else true")
     """Whether a larger metric_for_best_model is better."""
-    max_epochs: PositiveInt | None = option(None, later="an end of training by epochs of a stream")
+    max_epochs: PositiveInt | None = None
     """Epoch after which training ends, with a last evaluation and checkpoint; for streamed data, whose length is
     unknown."""
     num_train_epochs: PositiveFloat = option(3.0, important=True, when=equals("max_steps", -1))
@@ -161,7 +160,7 @@ class TrainingOptions(Options):
     """Name of the optimizer, as transformers knows it."""
     optim_args: str | None = None
     """Further arguments of the optimizer, `name=value,name=value`."""
-    group_by_length: bool = option(False, later="grouping rows by length")
+    group_by_length: bool = option(False, when=absent("packing"))
     """Whether rows of like length come together in a batch, with some chance, which saves padding and balances
     processes."""
     neftune_noise_alpha: NonNegativeFloat = option(0.0, important=True)
@@ -184,17 +183,15 @@ class TrainingOptions(Options):
     """Whether the files of a local model are checked for damage before they are loaded."""
     create_checkpoint_symlink: bool = option(False, important=True, when=SAVES)
     """Whether `best` and `last` in the run's folder link to these checkpoints, for use in scripts."""
-    packing: bool = option(False, important=True, later=PACKING)
+    packing: bool = option(False, important=True)
     """Whether rows are packed whole into sequences of about packing_length tokens, laid end to end without seeing
     each other. Balances processes and keeps memory steady; there are fewer rows, so look at accumulation and learning
     rate again."""
-    packing_length: PositiveInt | None = option(None, when=given("packing"), rule="max_length", later=PACKING)
+    packing_length: PositiveInt | None = option(None, when=given("packing"), rule="max_length")
     """Tokens of a packed sequence."""
-    packing_num_proc: PositiveInt = option(1, when=given("packing") & absent("streaming"), later=PACKING)
+    packing_num_proc: PositiveInt = option(1, when=given("packing") & absent("streaming"))
     """Processes that pack. Their number changes which rows come together."""
-    lazy_tokenize: bool | None = option(
-        None, rule="false for text models, true for multimodal", later="tokenizing while training"
-    )
+    lazy_tokenize: bool | None = option(None, rule="false for text models, true for multimodal")
     """Whether rows are tokenized (and images read) when they are needed, instead of all before training."""
     use_logits_to_keep: bool | None = option(None, rule="chosen automatically")
     """Whether logits are computed only where a token is learnt, which saves memory and time."""

@@ -80,6 +80,10 @@ SENTENCES: dict[str, Words] = {
         "not available yet: swift {command}. Its options are known: swift {command} --help, swift args {command} ...",
         "暂不可用：swift {command}。其参数已可查看：swift {command} --help，swift args {command} ...",
     ),
+    "no_check": Words(
+        "swift check {word}: what can be checked is {names}, as in: swift check sft --model ... --dataset ...",
+        "swift check {word}：可检查的命令为 {names}，例如：swift check sft --model ... --dataset ...",
+    ),
     "interrupted": Words("swift {command}: interrupted", "swift {command}：已中断"),
     "unexpected": Words(
         "swift {command}: unexpected {kind}: {message}\nThe traceback is in {file}",

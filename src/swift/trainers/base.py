@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft.tuners.trainable_tokens import TrainableTokensLayer as TokenRows
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import (
     EvalPrediction,
     GenerationConfig,
@@ -32,23 +35,40 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )  # fmt: skip
+from transformers.trainer_utils import TrainOutput
 from typing_extensions import override
 
-from swift.core.errors import ModelError
+from swift.core.errors import ModelError, RunError
 from swift.core.logs import get_logger
-from swift.data.sharding import EpochSampler
+from swift.data.cursor import cursor_files
+from swift.data.sharding import EpochSampler, LengthGroupedSampler
+from swift.data.stream import Share, Stream
 from swift.losses.supervised import IGNORED
+from swift.trainers.streaming import Follower, for_stream
 
 
 @dataclass(frozen=True)
 class Feed:
-    """What a trainer is fed with: samples to learn from, samples to evaluate on, and how they become batches."""
+    """What a trainer is fed with: samples to learn from, samples to evaluate on, and how they become batches.
+
+    train: a set of samples, or a `Stream` of them, which has an order of its own.
+    group_by_length: rows of like length come together in a batch; `train.lengths` says how long they are.
+    """
 
     train: Any
     val: Any | None
     collate: Callable[[Any], dict[str, Any]]
     seed: int
     shuffle: bool = True
+    group_by_length: bool = False
+
+    def sampler(self, batch: int) -> EpochSampler:
+        """The order of the rows; `batch` of them are computed at the same time on all processes together."""
+        if isinstance(self.train, Stream):
+            return EpochSampler(0, self.seed)
+        if self.group_by_length:
+            return LengthGroupedSampler(self.train.lengths, batch, self.seed)
+        return EpochSampler(len(self.train), self.seed, self.shuffle)
 
 
 @dataclass(frozen=True)
@@ -85,19 +105,26 @@ class SwiftTrainer(Trainer):
     def __init__(self, model: nn.Module, args: TrainingArguments, feed: Feed, companions: Companions,
                  compute_metrics: Callable[[EvalPrediction], dict[str, float]],
                  callbacks: list[TrainerCallback]) -> None:  # fmt: skip
-        self.sampler = EpochSampler(len(feed.train), feed.seed, feed.shuffle)
+        self.sampler = feed.sampler(args.train_batch_size * args.world_size)
         self.companions = companions
         self._sums: dict[str, Tensor] = {}
+        self.follower: Follower | None = None
+        if isinstance(feed.train, Stream):
+            args = for_stream(args)
+            share = Share(
+                args.train_batch_size, args.gradient_accumulation_steps, args.process_index, args.world_size
+            )
+            self.follower = Follower(feed.train, share, feed.collate)
         config: PreTrainedConfig = model.config  # type: ignore[assignment]  # an adapter passes it on
         use_cache = config.use_cache
         super().__init__(
             model=model,  # type: ignore[arg-type]  # an adapter around a model is no PreTrainedModel and works as one
             args=args,
             data_collator=feed.collate,  # type: ignore[arg-type]  # samples are objects of ours, not dictionaries
-            train_dataset=feed.train,
+            train_dataset=feed.train,  # type: ignore[arg-type]  # a stream is none to transformers: it has no length
             eval_dataset=feed.val,
             compute_metrics=compute_metrics,
-            callbacks=[_Position(self.sampler), *callbacks],
+            callbacks=[_Position(self.sampler), *([self.follower] if self.follower else []), *callbacks],
         )
         # The Trainer writes its own choice into the config, which would be saved with the model.
         config.use_cache = use_cache
@@ -117,6 +144,35 @@ class SwiftTrainer(Trainer):
         return self.sampler
 
     @override
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The batches to learn from; those of a stream are dealt to the processes by the stream itself."""
+        return self.follower.loader(self.args) if self.follower else super().get_train_dataloader()
+
+    @override
+    def set_initial_training_values(self, args: TrainingArguments, dataloader: DataLoader[Any]) -> Any:
+        """As transformers counts, but a stream has no end: all its passes are one epoch to transformers."""
+        _, *rest = values = super().set_initial_training_values(args, dataloader)
+        return (1, *rest) if self.follower else values
+
+    @override
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, ignore_keys_for_eval: Any = None
+    ) -> TrainOutput:
+        """Train, from the beginning or from a checkpoint; a stream goes on where the checkpoint says.
+
+        Raises RunError when the checkpoint was saved in another way of reading than this run has.
+        """
+        if isinstance(resume_from_checkpoint, str):
+            if self.follower:
+                self.follower.go_to(Path(resume_from_checkpoint))
+            elif cursor_files(Path(resume_from_checkpoint)):
+                raise RunError(
+                    f"--resume_from_checkpoint {resume_from_checkpoint} was saved by a run with --streaming true, which "
+                    "reads rows in another order. Add --streaming true."
+                )
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    @override
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], Tensor]:
@@ -125,7 +181,8 @@ class SwiftTrainer(Trainer):
         With `--average_tokens_across_devices` the tokens of all processes, else of this one. At least 1, so that a
         step without any learnt token has loss 0.
         """
-        batches = list(islice(epoch_iterator, num_batches))
+        taken = list(islice(epoch_iterator, num_batches))
+        batches = self.follower.unwrap(taken) if self.follower else taken
         count = torch.tensor(sum(int((batch["labels"] != IGNORED).sum()) for batch in batches), device=device)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             count = self.accelerator.reduce(count, "sum")
@@ -173,7 +230,9 @@ class SwiftTrainer(Trainer):
     @override
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Weights as transformers saves them, and everything needed to use them."""
-        super()._save(output_dir, state_dict)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*`save_embedding_layers`.*")  # of rows, which are saved anyway
+            super()._save(output_dir, _without_whole_embeddings(self.model, state_dict))  # type: ignore[arg-type]
         folder = Path(output_dir or self.args.output_dir or ".")
         if self.args.should_save:
             if self.args.process_index > 0 and isinstance(self.model, PreTrainedModel):
@@ -199,6 +258,18 @@ def _make_savable(config: GenerationConfig) -> None:
             raise ModelError(
                 f"generation_config.json of the model cannot be saved again; correct it: {error}"
             ) from error
+
+
+def _without_whole_embeddings(model: nn.Module, state_dict: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What is to be saved, less the embeddings of which an adapter trains rows: the rows of new tokens are enough.
+
+    Of a tied output layer not even those are needed: it takes the embedding's.
+    """
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, TokenRows)]
+    if not layers:
+        return state_dict
+    left = tuple(f"{name}." if layer.tied_adapter else f"{name}.base_layer." for name, layer in layers)
+    return {name: value for name, value in (state_dict or model.state_dict()).items() if not name.startswith(left)}
 
 
 def _save_on_this_node(model: PreTrainedModel, folder: Path) -> None:

@@ -8,10 +8,37 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from typing_extensions import override
 
 from swift.core.logs import get_logger
 from swift.trainers.outputs import checkpoints
+
+
+class LastEpoch(TrainerCallback):
+    """Ends the training after `limit` epochs, with an evaluation and a checkpoint where the run has such (`--max_epochs`).
+
+    A run that saves or evaluates after every epoch does so at the end of this one in any case.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+
+    @override
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Stop with the step that ends the last epoch."""
+        if state.epoch is None or state.epoch < self.limit:
+            return
+        control.should_training_stop = True
+        control.should_evaluate = args.eval_strategy == IntervalStrategy.STEPS
+        control.should_save = args.save_strategy == SaveStrategy.STEPS
+        get_logger().info("step %d: --max_epochs %d is reached", state.global_step, self.limit)
+
+    @override
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Say it when something else was the end."""
+        if state.epoch is not None and state.epoch < self.limit:
+            get_logger().info("--max_epochs %d had no effect: the run ended in epoch %.2f", self.limit, state.epoch)
 
 
 class Checkpoints(TrainerCallback):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from swift.core import environment
-from swift.core.errors import RunError
+from swift.core.errors import RunError, SwiftError
 from swift.options.general import GeneralOptions
 
 T = TypeVar("T")
@@ -45,6 +46,48 @@ def told(value: T) -> T:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def gathered(value: T) -> list[T]:
+    """What every process says, by rank, on every rank."""
+    if not dist.is_initialized():
+        return [value]
+    box: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(box, value)
+    return box
+
+
+def made_once(make: Callable[[], T], timeout: float) -> T:
+    """What the first process of every node makes, on all processes of the node; what is made must pickle.
+
+    The others wait for at most `timeout` seconds. An error of the first process ends the others without a word.
+    """
+    if not dist.is_initialized():
+        return make()
+    rank, first = dist.get_rank(), dist.get_rank() - environment.local_rank()
+    firsts: list[int] = [0] * dist.get_world_size()
+    dist.all_gather_object(firsts, first)
+    # Groups of gloo, whatever the run itself uses: waiting for hours must not count as a hanging kernel.
+    nodes = {
+        node: dist.new_group([r for r, of in enumerate(firsts) if of == node], timedelta(seconds=timeout), "gloo")
+        for node in sorted(set(firsts))
+    }
+    made: T | None = None
+    error: SwiftError | None = None
+    if rank == first:
+        try:
+            made = make()
+        except SwiftError as failure:
+            error = failure
+    box = [made, error and error.exit_code]
+    group = nodes[first]
+    assert isinstance(group, dist.ProcessGroup), "this process is of its own node"
+    dist.broadcast_object_list(box, src=first, group=group)
+    if error is not None:
+        raise error
+    if box[1]:
+        raise SystemExit(box[1])
+    return box[0] if rank != first else made  # type: ignore[return-value]  # made, or an error was raised
 
 
 def largest(number: int, device: torch.device) -> int:

@@ -19,7 +19,7 @@ from swift.core.logs import get_logger
 from swift.options.tracking import TrackingOptions
 from swift.options.training import TrainingOptions
 from swift.trainers.base import SwiftTrainer
-from swift.trainers.callbacks import Checkpoints
+from swift.trainers.callbacks import Checkpoints, LastEpoch
 from swift.trainers.interruption import Interruption
 from swift.trainers.journal import Journal, TensorBoard
 from swift.trainers.progress import Display, peak_memory
@@ -56,12 +56,14 @@ class Session:
     display: Display = field(default_factory=Display)
     interruption: Interruption = field(default_factory=Interruption)
     tensorboard: TensorBoard | None = None
+    last_epoch: LastEpoch | None = None
 
     @property
     def callbacks(self) -> list[TrainerCallback]:
         """All watchers, in the order in which they are told."""
         always: list[TrainerCallback] = [self.interruption, self.checkpoints, self.journal, self.display]
-        return [*always, self.tensorboard] if self.tensorboard else always
+        # What ends the training stands in front of what reacts to an end.
+        return [*filter(None, [self.last_epoch]), *always, *filter(None, [self.tensorboard])]
 
     def run(self, trainer: SwiftTrainer, resume: Path | None, about: Mapping[str, Any]) -> Outcome:
         """Train, and write the summary whatever happens: the last line of logging.jsonl, with `about` in front."""
@@ -109,6 +111,7 @@ def open_session(folder: Path, training: TrainingOptions, tracking: TrackingOpti
         checkpoints=Checkpoints(training.save_total_limit, training.create_checkpoint_symlink),
         journal=Journal(folder / "logging.jsonl"),
         tensorboard=TensorBoard(runs) if reports else None,
+        last_epoch=LastEpoch(training.max_epochs) if training.max_epochs else None,
     )
 
 

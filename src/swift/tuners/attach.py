@@ -37,12 +37,13 @@ def attach(
     *,
     adapters: Sequence[str] = (),
     asked: Collection[str] = (),
+    new_token_ids: Sequence[int] = (),
 ) -> PreTrainedModel | PeftModel:
     """The model ready for training: what is trained has requires_grad, all else has not.
 
     `full` trains all parameters but the frozen ones. `lora` adds an adapter, drawn from torch's random numbers, or
     goes on with the one of `adapters`, in the shape it was made with; of the options that the user `asked` for, none
-    may want another shape. float16 parameters that are trained become float32, which mixed precision needs.
+    may want another shape. The embeddings of new tokens are trained in any case. float16 parameters that are trained become float32, which mixed precision needs.
     """
     if choice.tuner_backend != "peft":
         raise UsageError(f"--tuner_backend {choice.tuner_backend} is not available yet; there is peft.")
@@ -54,11 +55,13 @@ def attach(
             )
         freeze(model, options)
         _cast_trained(model)
+        if new_token_ids and not any(p.requires_grad for p in model.get_input_embeddings().parameters()):
+            get_logger().warning("The embedding is frozen: new special tokens are not learnt. Do not freeze it.")
         return model
     if choice.tuner_type != "lora":
         raise UsageError(f"--tuner_type {choice.tuner_type} is not available yet; there are lora and full.")
     model.requires_grad_(False)
-    adapted = _continued(model, options, adapters, asked) if adapters else _fresh(model, options)
+    adapted = _continued(model, options, adapters, asked) if adapters else _fresh(model, options, new_token_ids)
     _cast_trained(adapted)
     if options.lora_dtype is not None:
         _cast_adapter(adapted, options.lora_dtype, str(model.dtype).removeprefix("torch."))
@@ -83,9 +86,9 @@ def load_adapters(model: PreTrainedModel, paths: Sequence[str | Path]) -> PreTra
     return adapted.eval() if paths else adapted
 
 
-def _fresh(model: PreTrainedModel, options: TunerOptions) -> PeftModel:
+def _fresh(model: PreTrainedModel, options: TunerOptions, new_token_ids: Sequence[int]) -> PeftModel:
     """A new adapter on a model."""
-    config = lora_config(model, options)
+    config = lora_config(model, options, new_token_ids)
     try:
         with _without_noise():
             adapted = get_peft_model(model, config)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from peft import LoraConfig, TaskType
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from transformers import PreTrainedModel
@@ -10,23 +12,27 @@ from transformers.pytorch_utils import Conv1D
 from swift.core.errors import UsageError
 from swift.core.logs import get_logger
 from swift.options.tuner import TunerOptions
-from swift.tuners.targets import modules_to_save, target_modules
+from swift.tuners.targets import modules_to_save, target_modules, token_rows
 
 INIT_WEIGHTS: dict[str, bool | str] = {"true": True, "false": False, "gaussian": "gaussian"}
 """`--init_weights` -> what peft calls it. true: A is Kaiming uniform, B zero; gaussian: A normal, B zero; false: both
 random, so that the adapter changes the model from the start."""
 
 
-def lora_config(model: PreTrainedModel, options: TunerOptions) -> LoraConfig:
+def lora_config(model: PreTrainedModel, options: TunerOptions, new_token_ids: Sequence[int] = ()) -> LoraConfig:
     """LoRA (arXiv:2106.09685): W x + scale B A x, with scale = alpha / r, or alpha / sqrt(r) with rsLoRA (2312.03732).
 
     With DoRA (2402.09353) the sum of W and scale B A is normalised by column and given a learnt magnitude.
+
+    new_token_ids: tokens whose rows of the embedding and of the output layer are trained beside it, unless those are
+    trained whole.
     """
     if options.init_weights not in INIT_WEIGHTS:
         raise UsageError(
             f"--init_weights {options.init_weights} is not available yet for LoRA; there are {', '.join(INIT_WEIGHTS)}."
         )
     saved = modules_to_save(model, options)
+    targets = target_modules(model, options)
     return LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=options.lora_rank,
@@ -36,7 +42,8 @@ def lora_config(model: PreTrainedModel, options: TunerOptions) -> LoraConfig:
         use_dora=options.use_dora,
         use_rslora=options.use_rslora,
         init_lora_weights=INIT_WEIGHTS[options.init_weights],  # type: ignore[arg-type]  # peft lists the names it knows
-        target_modules=target_modules(model, options),
+        target_modules=targets,
+        trainable_token_indices=token_rows(model, targets, saved, new_token_ids),
         modules_to_save=saved or None,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 stores weights transposed
         ensure_weight_tying=_saves_tied_embedding(model, saved),

@@ -81,6 +81,33 @@ def modules_to_save(model: PreTrainedModel, options: TunerOptions) -> list[str]:
     return list(dict.fromkeys(suffixes))
 
 
+def token_rows(
+    model: PreTrainedModel, targets: list[str] | str, saved: Sequence[str], ids: Sequence[int]
+) -> dict[str, list[int]] | None:
+    """The rows of embedding and output layer that are trained for new tokens: name of the layer -> ids; None for none.
+
+    A layer trained whole needs no rows. Raises UsageError when one of them has an adapter, which its rows cannot have.
+    """
+    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
+    names = [name for name, module in model.named_modules() if ids and any(module is layer for layer in layers)]
+    rows = [name for name in names if not _is_named(name, saved)]
+    adapted = [name for name in rows if _is_named(name, targets)]
+    if adapted:
+        last = " ".join(dict.fromkeys(name.rpartition(".")[2] for name in rows))
+        raise UsageError(
+            f"--new_special_tokens: {', '.join(adapted)} is among --target_modules, and a layer with an adapter cannot "
+            f"learn rows for new tokens too. Leave it out, or train it whole: --modules_to_save {last}."
+        )
+    return {name: list(ids) for name in rows} or None
+
+
+def _is_named(name: str, targets: Sequence[str] | str) -> bool:
+    """Whether a module is meant by suffixes, or by a regular expression of whole names."""
+    if isinstance(targets, str):
+        return re.fullmatch(targets, name) is not None
+    return any(name == suffix or name.endswith(f".{suffix}") for suffix in targets)
+
+
 def all_linear(model: PreTrainedModel) -> list[str]:
     """The shortest suffixes that name all linear layers but the output layer, and nothing else, in model order.
 

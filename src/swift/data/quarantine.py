@@ -1,0 +1,88 @@
+"""This file knows how the rows that could not be used are kept: place, reason and text, in a file beside the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from pyarrow import parquet
+
+from swift.data.formats import write_rows
+from swift.data.rows import BadRow
+
+FILE_NAME = "bad_rows.jsonl"
+MAX_BYTES = 4096
+"""How much of a row's text is kept."""
+
+
+def write_bad_rows(rows: Sequence[BadRow], folder: Path) -> Path | None:
+    """Write `bad_rows.jsonl` into `folder`; None when there are none to write.
+
+    A line is an object of `file`, `line`, `key_path`, `reason`, `detail` and `raw`: the beginning of the row as it
+    stands in its file, at most `MAX_BYTES` of UTF-8, in which bytes that are none are written as `\\xff`.
+    """
+    if not rows:
+        return None
+    path = folder / FILE_NAME
+    write_rows(path, _records(rows))
+    return path
+
+
+def _records(rows: Sequence[BadRow]) -> Iterator[dict[str, Any]]:
+    for file, group in groupby(rows, key=lambda row: row.file):
+        some = list(group)
+        texts = _texts(Path(file), {row.line for row in some})
+        for row in some:
+            yield {
+                "file": row.file,
+                "line": row.line,
+                "key_path": row.key_path,
+                "reason": row.reason,
+                "detail": row.detail,
+                "raw": texts.get(row.line, ""),
+            }
+
+
+def _texts(path: Path, lines: set[int]) -> dict[int, str]:
+    """The beginnings of these lines; of a parquet file, of these rows, written as JSON."""
+    if path.suffix.lower() == ".parquet":
+        return _parquet_texts(path, lines)
+    with path.open("rb") as file:
+        return {number: _shortened(line) for number, line in _chosen(file, lines)}
+
+
+def _chosen(file: Iterable[bytes], lines: set[int]) -> Iterator[tuple[int, bytes]]:
+    last = max(lines)
+    for number, line in enumerate(file, 1):
+        if number in lines:
+            yield number, line.rstrip(b"\r\n")
+        if number == last:
+            return
+
+
+def _shortened(line: bytes) -> str:
+    return line[:MAX_BYTES].decode("utf-8", errors="backslashreplace")
+
+
+def _parquet_texts(path: Path, rows: set[int]) -> dict[int, str]:
+    texts, first = {}, 1
+    with parquet.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            count = file.metadata.row_group(group).num_rows
+            chosen = sorted(row for row in rows if first <= row < first + count)
+            if chosen:
+                table = file.read_row_group(group)
+                for row in chosen:
+                    texts[row] = _shortened(_as_json(table.slice(row - first, 1)).encode())
+            first += count
+    return texts
+
+
+def _as_json(table: Any) -> str:
+    try:
+        return json.dumps(table.to_pylist()[0], ensure_ascii=False, default=str)
+    except UnicodeDecodeError:
+        return str(table)

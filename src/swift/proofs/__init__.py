@@ -1,0 +1,1 @@
+"""Proofs: a run shown to be right before any weight is loaded."""
