@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import tiny
 from swift.chat.render import Renderer
-from swift.chat.weighing import token_weights, weigh, window
+from swift.chat.skeletons import TextPiece
+from swift.chat.weighing import mixed, runs_of, token_weights, weigh, window
 from swift.chat.weights import LOSS_SCALES, LossScale, is_learnt, parse_loss_scale
 from swift.core.errors import DataError, UsageError
 from swift.options.template import TemplateOptions
@@ -285,3 +286,12 @@ def test_a_renderer_with_weights_travels_to_worker_processes() -> None:
 
 def test_every_named_strategy_can_be_made() -> None:
     assert all(LOSS_SCALES[name]("all").base_strategy == "all" for name in LOSS_SCALES)
+
+
+def test_replies_of_one_weight_are_not_asked_twice_for_their_tokens() -> None:
+    plan, stops = parse_loss_scale("react"), ("<|im_end|>",)
+    pieces = [TextPiece("Q"), TextPiece("A<|im_end|>", 1), TextPiece("Action: go<|im_end|>", 3)]
+    messages = chat("Q", "A", "Q", "Action: go").messages
+    runs = runs_of(pieces, [False, True, False, True], messages, plan, stops)
+    assert runs == [((1, 0.0),), ((11, 1.0),), ((10, 2.0), (20, 1.0))]
+    assert mixed(pieces, runs) == [("Action: go<|im_end|>", True)]

@@ -22,6 +22,7 @@ class Encoder:
         self._tokenizer = tokenizer
         self.prefix_ids, self.suffix_ids = _added(tokenizer)
         self._anchor = _anchor(tokenizer)
+        self._is_bare = _is_bare(tokenizer)
 
     @property
     def added(self) -> tuple[str, str]:
@@ -39,16 +40,17 @@ class Encoder:
         ]
         if not numbers:
             return [[] for _ in rows]
-        ids = self._tokenizer(
-            list(numbers),
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )["input_ids"]
+        ids = self._ids(list(numbers))
         if anchor:
             return [[ids[key][1:] if i and ids[key] else ids[key] for i, key in enumerate(row)] for row in keys]
         return [[ids[key] for key in row] for row in keys]
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        """The ids of texts, without what transformers makes besides, where nothing but ids comes of it."""
+        if self._is_bare:
+            return [encoding.ids for encoding in self._tokenizer.backend_tokenizer.encode_batch_fast(
+                texts, add_special_tokens=False)]  # fmt: skip
+        return _called(self._tokenizer, texts)
 
     def starts(self, texts: Sequence[tuple[str, bool]]) -> list[list[int]]:
         """The first character of each token of some texts; with each, whether it goes on from another piece.
@@ -105,6 +107,24 @@ def _starts(spans: Sequence[tuple[int, int]], skip: int) -> list[int]:
         starts.append(min(begin, end) - skip)
         end = until
     return starts
+
+
+def _called(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    return tokenizer(
+        texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
+    )["input_ids"]
+
+
+def _is_bare(tokenizer: Any) -> bool:
+    """Whether the tokenizer gives what the Rust tokenizer in it gives, which is quicker to be asked.
+
+    A class of its own may change texts on their way; so it is tried with a text that has all that classes change.
+    """
+    if not tokenizer.is_fast or tokenizer.split_special_tokens:
+        return False
+    texts = [f" Ab\n\n  c\t1234 é e\u0301 你好 {token} x" for token in ("", *tokenizer.all_special_tokens)]
+    found = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    return [encoding.ids for encoding in found] == _called(tokenizer, texts)
 
 
 def _added(tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -3,25 +3,26 @@
 The shape is who speaks when, and how each reply thinks. Two conversations of one shape differ in words only, so the
 spans of the replies are found once, with sentinels for words, and hold for all.
 
-A template need not treat all words alike: it may strip them, or look for a certain string in them. Rows whose words
-have white space around them or hold a string the template looks for are therefore rendered, and compared with what
-the skeleton gives; where the two differ the spans are found for that row alone. Of all other rows the first of every
-shape, and a sample of the rest, are cut both ways.
+A template need not treat all words alike: it may strip them, or look for a certain string in them. What it leaves of
+the white space around words is tried once for every kind of it and every place. Rows whose words hold a string the
+template looks for, or white space of which no simple account can be given, are rendered, and compared with what the
+skeleton gives; where the two differ the spans are found for that row alone. Of all other rows the first of every shape,
+and a sample of the rest, are cut both ways.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, cast
 
-from swift.chat.messages import Message
+from swift.chat.messages import Message, Role
 from swift.chat.spans import Render, Span, assistant_spans, pieces_of, sentinels
 from swift.core.errors import DataError
 
-SHAPES_KEPT = 4096
-"""Shapes remembered at a time."""
+SHAPES_KEPT, OUTER_KEPT = 4096, 256
+"""Shapes remembered at a time, and for each of them ways in which white space stands around words."""
 ALWAYS_CHECKED, CHECKED_EVERY = 4, 64
 """The first rows of every shape, and one in so many after them, are also cut without a skeleton."""
 
@@ -79,10 +80,14 @@ class Skeleton:
 
 @dataclass(slots=True)
 class _Cached:
-    """The skeleton of a shape, None when it has none, and how many rows used it."""
+    """The skeleton of a shape, None when it has none, and how many rows used it.
+
+    outer: slot, white space before its words and after them -> what the template leaves of both.
+    """
 
     skeleton: Skeleton | None
     used: int = 0
+    outer: dict[tuple[int, str, str], tuple[str, str] | None] = field(default_factory=dict)
 
 
 class Cutter:
@@ -109,7 +114,7 @@ class Cutter:
         cached = self._cached(taken[0], messages) if taken else None
         if taken is None or cached is None or cached.skeleton is None:
             return self.cut_alone(messages)
-        pieces = self._filled(cached.skeleton, taken[1], messages)
+        pieces = self._filled(cached, cached.skeleton, taken, messages)
         if pieces is None:
             return self.cut_alone(messages)
         cached.used += 1
@@ -165,16 +170,61 @@ class Cutter:
             forms.append(PieceForm(form, piece.turn, piece.is_empty_thinking))
         return Skeleton(tuple(forms), *remarks(spans))
 
-    def _filled(self, skeleton: Skeleton, words: Sequence[str], messages: Sequence[Message]) -> Pieces | None:
-        """The skeleton with the words of a row, as they are or stripped; None when the template renders neither."""
+    def _filled(
+        self, cached: _Cached, skeleton: Skeleton, taken: tuple[Shape, list[str]], messages: Sequence[Message]
+    ) -> Pieces | None:
+        """The skeleton with the words of a row as the template writes them; None when that is not to be foreseen."""
+        shape, words = taken
         stripped = [word.strip() for word in words]
-        if stripped == words and not any(map(self._special.search, words)):
+        is_special = any(map(self._special.search, words))
+        if not is_special and stripped == words:
             return skeleton.fill(words)
+        if not is_special and (written := self._written(cached, skeleton, shape, words, stripped)) is not None:
+            return skeleton.fill(written)
         rendered = self._given(messages, add_generation_prompt=False)
         for said in (words, stripped):
             filled = skeleton.fill(said)
             if "".join([piece.text for piece in filled.pieces]) == rendered:
                 return filled
+        return None
+
+    def _written(
+        self, cached: _Cached, skeleton: Skeleton, shape: Shape, words: Sequence[str], stripped: Sequence[str]
+    ) -> list[str] | None:
+        """The words with as much of the white space around each as the template leaves there; None when unclear."""
+        written = list(stripped)
+        for slot, (word, core) in enumerate(zip(words, stripped, strict=True)):
+            if word == core:
+                continue
+            at = word.index(core)
+            outer = (slot, word[:at], word[at + len(core) :])
+            if outer not in cached.outer:
+                if len(cached.outer) >= OUTER_KEPT:
+                    return None
+                cached.outer[outer] = self._outer(skeleton, shape, outer)
+            left = cached.outer[outer]
+            if left is None:
+                return None
+            written[slot] = left[0] + core + left[1]
+        return written
+
+    def _outer(self, skeleton: Skeleton, shape: Shape, outer: tuple[int, str, str]) -> tuple[str, str] | None:
+        """What the template leaves of white space before and after the words of one slot; None when it is unclear.
+
+        It is tried with all other words as sentinels, which is what the template can tell words by: their outer white
+        space, and strings it looks for, which are not there.
+        """
+        slot, before, after = outer
+        marks = sentinels((), sum(2 if kind == "thinking" else 1 for kind in shape))
+        said = [before + mark + after if i == slot else mark for i, mark in enumerate(marks)]
+        words = iter(said)
+        roles = ["assistant" if kind in ("thinking", "empty") else kind for kind in shape]
+        blank = [Message(cast("Role", role), _with_words(kind, words)) for role, kind in zip(roles, shape, strict=True)]
+        rendered = self._given(blank, add_generation_prompt=False)
+        for left in dict.fromkeys([(before, after), ("", ""), (before, ""), ("", after)]):
+            marks[slot] = left[0] + said[slot].strip() + left[1]
+            if "".join([piece.text for piece in skeleton.fill(marks).pieces]) == rendered:
+                return left
         return None
 
 

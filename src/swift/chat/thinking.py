@@ -70,9 +70,9 @@ def add_non_thinking_prefix(
         is_left = (prefixed == "last" and i != last) or (
             prefixed == "after_user" and i > 0 and messages[i - 1].role != "user"
         )
-        return message if is_left else replace(message, content=prefix + message.content)
+        return message if is_left else Message(message.role, prefix + message.content, message.loss)
 
-    return replace(conversation, messages=tuple(edited(i, m) for i, m in enumerate(messages)))
+    return replace(conversation, messages=tuple([edited(i, m) for i, m in enumerate(messages)]))
 
 
 def strip_history(

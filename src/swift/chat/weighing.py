@@ -136,7 +136,10 @@ def _reply(text: str, query: str | None, plan: LossPlan, stops: Sequence[str]) -
     said = text.rstrip()
     body = len(said) - max((len(word) for word in stops if said.endswith(word)), default=len(said) - len(text))
     runs = weigh(text[:body], query, plan.refinements)
-    return (*runs, Run(len(text), 1.0)) if body < len(text) else runs
+    if body < len(text):
+        kept = runs[:-1] if runs and runs[-1].weight == 1 else runs
+        return (*kept, Run(len(text), 1.0))
+    return runs
 
 
 def _query(messages: Sequence[Message], turn: int) -> str | None:

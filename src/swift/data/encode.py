@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -166,9 +167,11 @@ class Preparation:
         return sum(int(stock.store.lengths.sum()) for stock in self._stocks)
 
     def __enter__(self) -> Preparation:
+        gc.freeze()  # what stays anyway need not be looked through again and again for what could go
         return self
 
     def __exit__(self, *_: object) -> None:
+        gc.unfreeze()
         self._crew.dismiss()
         self._kitchen.shelf.discard()
 

@@ -132,7 +132,7 @@ class Preparer:
         if isinstance(made, DataError):
             return BadRow(item.file, item.line, "", str(made).rstrip("."))
         limit = self._max_length
-        longest = max(len(sample) for sample in made)
+        longest = len(made[0]) if len(made) == 1 else max(len(sample) for sample in made)
         is_long = limit is not None and longest > limit
         if not is_long and len(made) == 1:
             return made

@@ -9,6 +9,7 @@ Axes: S all tokens of a store, N samples, R rows.
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -70,8 +71,8 @@ class Packed:
 def pack(rows: Sequence[Sequence[Sample]], texts: Sequence[dict[str, Any]] = ()) -> Packed:
     """The samples of some rows, end to end, and the rows themselves where they are kept: as many, or none."""
     samples = list(chain.from_iterable(rows))
-    tokens = _flat([sample.input_ids for sample in samples], numpy.int32)
-    labels = _flat([sample.labels for sample in samples], numpy.int32)
+    tokens = numpy.asarray(_flat("i", [sample.input_ids for sample in samples]), dtype=numpy.int32)
+    labels = numpy.asarray(_flat("i", [sample.labels for sample in samples]), dtype=numpy.int32)
     learnt = labels != _IGNORED
     lengths = numpy.array([len(sample.input_ids) for sample in samples], dtype=numpy.int32)
     borders = borders_of(lengths)
@@ -87,7 +88,7 @@ def pack(rows: Sequence[Sequence[Sample]], texts: Sequence[dict[str, Any]] = ())
         lengths=lengths,
         learnt_counts=numpy.diff(learnt_before).astype(numpy.int32),
         samples=numpy.array([len(row) for row in rows], dtype=numpy.int32),
-        weights=_flat(weights, numpy.float32),
+        weights=numpy.asarray(_flat("f", weights), dtype=numpy.float32),
         weighted=numpy.array([len(each) for each in weights], dtype=numpy.int32),
         extras=numpy.frombuffer(b"".join(extras), dtype=numpy.uint8),
         extra_lengths=numpy.array([len(each) for each in extras], dtype=numpy.int32),
@@ -96,8 +97,12 @@ def pack(rows: Sequence[Sequence[Sample]], texts: Sequence[dict[str, Any]] = ())
     )
 
 
-def _flat(lists: Sequence[Sequence[Any]], dtype: Any) -> NDArray[Any]:
-    return numpy.fromiter(chain.from_iterable(lists), dtype, sum(map(len, lists)))
+def _flat(kind: str, lists: Sequence[list[Any]]) -> array[Any]:
+    """Numbers end to end, as an array of machine numbers: the quickest way from lists to numpy."""
+    flat = array(kind)
+    for numbers in lists:
+        flat.fromlist(numbers)
+    return flat
 
 
 def _as_json(extra: dict[str, Any]) -> bytes:

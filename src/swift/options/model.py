@@ -21,8 +21,9 @@ class ModelOptions(Options):
     model: str | None = option(None, important=True)
     """The model: a local folder with full weights, tokenizer and config.json, or an id of the hub."""
     model_type: str | None = option(None, important=True)
-    """Name of the model family, which decides how the model is loaded and which template it speaks. Recognised from
-    `architectures` in config.json when not given. This is not the `model_type` of config.json."""
+    """Name of the model family, which decides how the model is loaded and which template it speaks. When not given, it is
+    recognised by the name of the model, its args.json and `architectures` in config.json. This is not the `model_type`
+    of config.json."""
     model_revision: str | None = option(None, when=given("model"))
     """Branch, tag or commit of the model on its hub."""
     task_type: Literal["causal_lm", "seq_cls", "embedding", "reranker", "generative_reranker"] = option(

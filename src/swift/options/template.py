@@ -21,7 +21,8 @@ class TemplateOptions(Options):
     """How conversations become tokens."""
 
     template: str | None = option(None, important=True)
-    """Name of the layout of conversations. The checkpoint's own chat template when not given."""
+    """Name of the layout of conversations. When not given: the checkpoint's own chat template, or the
+    layout of its family where it has none."""
     system: str | None = option(None, important=True, rule="the template default system")
     """System prompt of conversations that bring none of their own: text, or a .txt file."""
     max_length: PositiveInt | None = option(None, important=True)
@@ -51,7 +52,8 @@ class TemplateOptions(Options):
     time go down."""
     loss_scale: str = option("default", important=True, when=TOKENIZES_TO_TRAIN)
     """How much each token counts in the loss: a base strategy (`default`: every reply; `last_round`: what follows the
-    last user message; `all`: every token) and further strategies joined by +, such as `default+ignore_empty_think`."""
+    last user message; `all`: every token) and refinements joined by +, such as `default+ignore_empty_think`: hermes, react, qwen, agentflan,
+    alpha_umi, ignore_empty_think, ignore_think_prefix, JSON files or text with patterns, and those of plugins."""
     sequence_parallel_size: PositiveInt = option(1, when=TRAINS, later="sequence parallelism")
     """Number of processes that share each sequence."""
     template_backend: Literal["swift", "jinja"] = "swift"

@@ -10,6 +10,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy
 from numpy.typing import NDArray
@@ -157,6 +158,10 @@ class Rendering:
         if self.task != "prompt":
             return self.renderer.samples(conversations)
         return [self._prompt(conversation) for conversation in conversations]
+
+    def identity(self) -> dict[str, Any]:
+        """What the samples depend on, as the renderer says it."""
+        return self.renderer.identity()
 
     def _prompt(self, conversation: Conversation) -> Sample | DataError:
         try:
