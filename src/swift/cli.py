@@ -154,7 +154,9 @@ def _check(argv: list[str], language: str) -> int:
     if name not in CHECKED:
         raise UsageError(say("no_check", language, word=name, names=", ".join(CHECKED)))
     words = [word for word in argv[1:] if word not in ("--help", "-h")]
-    return _help(name, words, language) if words != argv[1:] else _command(name, [*words, "--dry_run", "true"], language)
+    return (
+        _help(name, words, language) if words != argv[1:] else _command(name, [*words, "--dry_run", "true"], language)
+    )
 
 
 def _args(argv: list[str], language: str) -> int:

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-import tiny
 
+import tiny
 from swift import cli
 from swift.chat.render import Renderer
 from swift.core.errors import DataError, SwiftError

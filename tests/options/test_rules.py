@@ -146,7 +146,11 @@ def test_both_languages_say_the_same_thing():
 @pytest.mark.parametrize(
     ("cls", "values", "text"),
     [
-        (commands.Sft, {**TRAIN, "enable_dft_loss": True}, "--enable_dft_loss true is not available yet: the DFT loss."),
+        (
+            commands.Sft,
+            {**TRAIN, "enable_dft_loss": True},
+            "--enable_dft_loss true is not available yet: the DFT loss.",
+        ),
         (commands.Sft, {**TRAIN, "freeze_vit": False}, "--freeze_vit false is not available yet"),
         (commands.Sft, {**TRAIN, "tuner_type": "vera"}, "What works: lora, full."),
         (

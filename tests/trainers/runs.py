@@ -81,8 +81,14 @@ def prepare(folder: Path, *, model: Any = None, train: list[Sample] | None = Non
     trainer = SupervisedTrainer(
         model if model is not None else tiny.model(),
         args,
-        Feed(train or samples(), val, collate or Padded(0), seed, training.train_dataloader_shuffle,
-             training.group_by_length),
+        Feed(
+            train or samples(),
+            val,
+            collate or Padded(0),
+            seed,
+            training.train_dataloader_shuffle,
+            training.group_by_length,
+        ),
         Companions(tiny.tokenizer(), tiny.CHATML),
         training,
         session.callbacks,

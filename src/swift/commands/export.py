@@ -25,7 +25,9 @@ def run(command: Export) -> Path:
     """Export what the command asks for; the folder it went to, absolute."""
     if command.export.to_cached_dataset:
         if command.merge.merge_lora:
-            raise UsageError("--merge_lora and --to_cached_dataset cannot be exported at once. Run swift export for each.")
+            raise UsageError(
+                "--merge_lora and --to_cached_dataset cannot be exported at once. Run swift export for each."
+            )
         return to_cached_dataset(begin(command, command.general))
     if not command.merge.merge_lora:
         raise UsageError(

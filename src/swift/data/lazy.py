@@ -162,6 +162,7 @@ def load_lazily(
 
     def write(folder: Path) -> dict[str, Any]:
         with (folder / _FILE).open("wb") as file:
+
             def add(source: Source) -> int:
                 account = Account(source, report)
                 for batch in batches(library.readings(source)):

@@ -110,7 +110,9 @@ class Stock:
         if not len(wanted):
             return []
         contents = lambda: {**self._contents(wanted), "as": "rows"}  # noqa: E731 (its caller wants a function)
-        entry = self._kitchen.shelf.entry(f"validation rows of {self.source}", contents, lambda at: self._write(at, wanted))
+        entry = self._kitchen.shelf.entry(
+            f"validation rows of {self.source}", contents, lambda at: self._write(at, wanted)
+        )
         with (entry.folder / _ROWS).open(encoding="utf-8") as file:
             found = [json.loads(line) for line in file]
         self._kitchen.shelf.discard()

@@ -111,9 +111,7 @@ class SwiftTrainer(Trainer):
         self.follower: Follower | None = None
         if isinstance(feed.train, Stream):
             args = for_stream(args)
-            share = Share(
-                args.train_batch_size, args.gradient_accumulation_steps, args.process_index, args.world_size
-            )
+            share = Share(args.train_batch_size, args.gradient_accumulation_steps, args.process_index, args.world_size)
             self.follower = Follower(feed.train, share, feed.collate)
         config: PreTrainedConfig = model.config  # type: ignore[assignment]  # an adapter passes it on
         use_cache = config.use_cache
