@@ -98,8 +98,8 @@ def test_sampling_splitting_and_order_are_free_to_change(rows: Path):
 def test_what_changes_samples_is_prepared_anew(rows: Path, tmp_path: Path):
     load(rows, 41)
     for template in (
-        {"max_length": 30},
-        {"max_length": 30, "truncation_strategy": "right"},
+        {"max_length": 60},
+        {"max_length": 60, "truncation_strategy": "right"},
         {"loss_scale": "last_round"},
         {"system": "Be brief."},
         {"template": "chatml"},
@@ -128,16 +128,15 @@ def test_the_bytes_of_the_rows_decide_and_not_the_time_of_their_file(rows: Path)
     assert any("and 2" in tiny.tokenizer().decode(sample.input_ids) for sample in samples(changed))
 
 
-def test_a_hash_is_remembered_only_when_the_file_is_at_rest(rows: Path, home: Path):
+def test_a_hash_is_remembered_only_when_the_file_is_at_rest(rows: Path, home: Path, monkeypatch: pytest.MonkeyPatch):
     young = hash_of_file(rows)
     assert not (home / "hashes").exists()
-    os.utime(rows, (1, 1))
+    monkeypatch.setattr("swift.data.cache._SETTLED", -1.0)
     assert hash_of_file(rows) == young
     [note] = (home / "hashes").iterdir()
     note.write_text(note.read_text().replace(young, "remembered"))
     assert hash_of_file(rows) == "remembered"
     rows.write_text("other")
-    os.utime(rows, (1, 1))
     assert hash_of_file(rows) not in ("remembered", young)
 
 
@@ -147,7 +146,7 @@ def test_mistakes_of_options_are_found_in_the_second_run_too(rows: Path):
             load(rows, None, columns={"nothing_like_it": "query"})
         with pytest.raises(DataError, match="--model_name"):
             load(rows, None, model_name=["Robin"])
-    load(rows, 0)
+    load(rows, 41)
     with pytest.raises(DataError, match=r"rows.jsonl:41.*--strict true"):
         load(rows, 0, strict=True)
 
@@ -169,7 +168,7 @@ def test_a_damaged_entry_is_made_anew(rows: Path, home: Path, logged: list[str],
 def test_a_preparation_that_fails_leaves_nothing_behind(rows: Path, home: Path, tmp_path: Path):
     class Failing(Counting):
         def samples(self, conversations: list[Conversation]) -> list[Sample | DataError]:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(len(conversations))
 
     for keeps in (True, False):
         data = DataOptions(dataset=[str(rows)], load_from_cache_file=keeps)

@@ -114,9 +114,9 @@ def hashed(contents: Any) -> str:
 
 
 def hash_of_file(path: Path) -> str:
-    """A hash of the bytes of a file, remembered as long as size, time of change and inode stay the same."""
+    """A hash of the bytes of a file, remembered as long as its size, times of change and inode stay the same."""
     state = path.stat()
-    known = [str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ino]
+    known = [str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
     note = cache_root() / "hashes" / hashed(known[0])
     with suppress(OSError, ValueError):
         remembered = json.loads(note.read_text(encoding="utf-8"))
@@ -124,7 +124,7 @@ def hash_of_file(path: Path) -> str:
             return remembered["hash"]
     found = _hash_of_bytes(path)
     # A file that is being written may change again within the same tick of its clock.
-    if time.time() - state.st_mtime > _SETTLED:
+    if time.time() - max(state.st_mtime, state.st_ctime) > _SETTLED:
         _write_whole(note, json.dumps({"file": known, "hash": found}))
     return found
 
