@@ -37,6 +37,8 @@ from swift.options.template import TemplateOptions
 
 PATIENCE = 10
 """So many rows in a row that cannot be used are an error."""
+NAMED = 10
+"""So many of all rows that cannot be used are named in the log."""
 _FILE = "conversations.bin"
 
 
@@ -100,7 +102,7 @@ class LazySet(Dataset[Sample]):
                 raise DataError(f"{problem}. (--strict true stops at the first such row.)")
             if not self._unusable[row]:
                 self._unusable[row] = True
-                get_logger().warning("%s; the next row takes its place (%d so far)", problem, self.num_unusable)
+                _name(problem, self.num_unusable)
         raise DataError(
             f"{PATIENCE} rows in a row cannot be used, the last of them {problem}. Correct them, raise --max_length or "
             "set --truncation_strategy to left or right; without --lazy_tokenize such rows are left out before training."
@@ -125,6 +127,14 @@ class LazySet(Dataset[Sample]):
         if not pieces[0].learnt:
             return DataError(f"nothing to learn within --max_length {self._max_length} ({len(made)} tokens)")
         return pieces[0]
+
+
+def _name(problem: BadRow, count: int) -> None:
+    """Name the first rows that cannot be used; there may be a hundred thousand."""
+    if count <= NAMED:
+        get_logger().warning("%s; the next row takes its place (%d so far)", problem, count)
+    elif count == NAMED + 1:
+        get_logger().warning("further rows that cannot be used are counted and not named")
 
 
 @dataclass
