@@ -113,7 +113,7 @@ SCRIPT = """
 import os, sys, time
 from swift.data.workers import ordered
 def work(number):
-    print(os.getpid(), flush=True)
+    os.write(1, f"{os.getpid()}\\n".encode())  # at once, so that two lines do not run into each other
     time.sleep(3)
 for _ in ordered(work, range(100), 2):
     pass
