@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,6 +133,7 @@ def test_a_mistake_is_answered_with_one_clear_text(case, tmp_path, monkeypatch, 
         if not line.startswith("[swift]")
     )
     assert "Traceback" not in said
+    said = re.sub(r"There are: .*", "There are: ...", said)  # plugins of other tests may have added names
     snapshot = TEXTS / f"{case.replace(' ', '_')}.txt"
     if os.environ.get("SWIFT_UPDATE_SNAPSHOTS"):
         TEXTS.mkdir(exist_ok=True)
