@@ -91,7 +91,7 @@ def read_conversations(
 
     def add(source: Source) -> int:
         account = Account(source, report)
-        for batch in cached_batches(source) if source.is_cached else batches(library.readings(source)):
+        for batch in batches_of(source, library):
             items.extend(account.kept(reader.read(batch)))
         return account.finish()
 
@@ -211,8 +211,11 @@ def batches(some: Iterable[Reading]) -> Iterator[Batch]:
             yield Batch(batch, reading)
 
 
-def cached_batches(source: Source) -> Iterator[Batch]:
-    """The rows that a cached data set was made of, for those who have no use for its tokens. Raises DataError."""
+def batches_of(source: Source, library: Library) -> Iterator[Batch]:
+    """All records of a data set, in order; of a cached one, the rows that it was made of. Raises DataError."""
+    if not source.is_cached:
+        yield from batches(library.readings(source))
+        return
     rows = cached_rows(source)
     while batch := list(islice(rows, _RECORDS_PER_BATCH)):
         yield Batch(list(batch), Reading(source.path))

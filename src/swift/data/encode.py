@@ -24,7 +24,7 @@ from swift.data.samples import SampleSet
 from swift.data.sources import Source, parse_source
 from swift.data.stock import Kitchen, Stock, joined, located
 from swift.data.tasks import Task
-from swift.data.workers import Crew
+from swift.data.workers import SELDOM, Crew
 from swift.options.data import DataOptions
 from swift.options.template import TemplateOptions
 
@@ -101,6 +101,7 @@ class Preparation:
                  access: HubAccess | None = None, plugins: Sequence[str] = (), *,
                  mode: Mode = "train", keeps_rows: bool = False) -> None:  # fmt: skip
         self.report = Report(strict=options.strict)
+        self._thresholds = gc.get_threshold()
         self._options = options
         self._library = Library.of(options, access)
         self._stocks: list[Stock | CachedStock] = []
@@ -168,9 +169,11 @@ class Preparation:
 
     def __enter__(self) -> Preparation:
         gc.freeze()  # what stays anyway need not be looked through again and again for what could go
+        gc.set_threshold(SELDOM, *self._thresholds[1:])
         return self
 
     def __exit__(self, *_: object) -> None:
+        gc.set_threshold(*self._thresholds)
         gc.unfreeze()
         self._crew.dismiss()
         self._kitchen.shelf.discard()

@@ -23,7 +23,7 @@ from swift.chat.render import Sample
 from swift.core.errors import DataError, UsageError
 from swift.core.logs import get_logger
 from swift.data.cache import Shelf
-from swift.data.conversations import Account, Item, ItemReader, arrange, batches
+from swift.data.conversations import Account, Item, ItemReader, arrange, batches_of
 from swift.data.formats import as_row
 from swift.data.library import HubAccess, Library
 from swift.data.preparer import Renders
@@ -175,7 +175,7 @@ def load_lazily(
 
             def add(source: Source) -> int:
                 account = Account(source, report)
-                for batch in batches(library.readings(source)):
+                for batch in batches_of(source, library):
                     for item in account.kept(reader.read(batch)):
                         lengths.append(file.write(pickle.dumps(item, pickle.HIGHEST_PROTOCOL)))
                 return account.finish()
