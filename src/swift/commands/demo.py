@@ -20,6 +20,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config,
 from transformers.utils import logging
 
 from swift.core.errors import RunError, UsageError
+from swift.data.formats import write_rows
 
 TEXTS = Path(__file__).parent / "demo_data"
 PLACES = ("data", "random", "pretrained", "tuned", "questions.jsonl", "before.jsonl", "after.jsonl")
@@ -196,11 +197,6 @@ def as_text(row: dict, tokenizer: PreTrainedTokenizerFast) -> str:
 def rows_of(path: Path) -> list[dict]:
     """The rows of a jsonl file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def write_rows(path: Path, rows: Sequence[dict]) -> None:
-    """Rows as a jsonl file."""
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 # -------------------------------------------------------------------------------------------------------- the commands

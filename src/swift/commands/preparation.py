@@ -1,0 +1,166 @@
+"""This file knows what a training has in hand before any weight is loaded: settled options, rows, the folder to write to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+from swift.chat.render import Renderer
+from swift.commands.begin import begin, settle
+from swift.core import environment
+from swift.core.errors import RunError
+from swift.core.logs import get_logger
+from swift.data.collate import Flattened, Padded
+from swift.data.encode import LoadedData, load_samples
+from swift.data.formats import write_rows
+from swift.data.lazy import LazyData, load_lazily
+from swift.data.library import HubAccess
+from swift.data.quarantine import write_bad_rows
+from swift.data.stream import StreamedData, load_stream
+from swift.data.streamed_packing import pack_capacity
+from swift.hub.models import access
+from swift.models.families import layout_for
+from swift.models.info import ModelInfo, check_weights, model_info
+from swift.models.precision import mixed_precision
+from swift.models.processor import load_tokenizer
+from swift.options.commands import Sft
+from swift.options.saved import write_args
+from swift.options.training import TrainingOptions
+from swift.trainers import processes
+from swift.trainers.arguments import training_arguments, without_evaluation
+from swift.trainers.base import Companions
+from swift.trainers.outputs import make_folder, next_version, resumable
+
+Data = LoadedData | LazyData | StreamedData
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run up to its model.
+
+    command: with every value decided. resume: the checkpoint to go on from. folder: of this run, where args.json and
+    the rows that were held back or refused stand already.
+    """
+
+    command: Sft
+    info: ModelInfo
+    resume: Path | None
+    arguments: TrainingArguments
+    tokenizer: PreTrainedTokenizerBase
+    renderer: Renderer
+    data: Data
+    folder: Path
+
+    @property
+    def adapters(self) -> list[str]:
+        """The adapters to train on: that of the checkpoint to go on from, else those of `--adapters`."""
+        if self.resume and is_adapter(self.resume):
+            return [str(self.resume)]
+        return [str(folder) for folder in self.info.adapters]
+
+    @property
+    def collate(self) -> Padded | Flattened:
+        """How rows become batches."""
+        if is_flat(self.command):
+            return Flattened()
+        assert isinstance(self.tokenizer.pad_token_id, int), "load_tokenizer gives every tokenizer a padding token"
+        return Padded(self.tokenizer.pad_token_id, self.command.template.padding_side)
+
+    @property
+    def companions(self) -> Companions:
+        """What is saved beside the weights; files that do not exist are left out."""
+        files = (self.folder / "args.json", self.info.path / "generation_config.json")
+        return Companions(
+            self.tokenizer, self.renderer.saved_chat_template(), tuple(file for file in files if file.is_file())
+        )
+
+
+def prepare(command: Sft) -> Prepared:
+    """Settle the options, read the rows, and make the folder of the run.
+
+    Raises what can be found wrong before weights are loaded: UsageError, DataError, ModelError, RunError.
+    """
+    command = begin(command, command.general, deterministic=command.training.full_determinism)
+    command, info = settle(command, model_info(command.model, access(command.general)))
+    if command.training.check_model:
+        check_weights(info)
+    resume = resumed(command)
+    base = make_folder(Path(command.training.output_dir or "output").expanduser().absolute())
+    processes.join(command.general, "cuda" if torch.cuda.is_available() else "cpu")
+    arguments = training_arguments(
+        command.training, command.general,
+        output_dir=base, precision=mixed_precision(info.dtype), extra=command.extra,
+    )  # fmt: skip
+    tokenizer = load_tokenizer(info, command.model.new_special_tokens)
+    renderer = Renderer(tokenizer, command.template, layout=layout_for(info, command.template, tokenizer))
+    data = load(command, renderer, HubAccess(command.general.use_hf, command.general.hub_token))
+    if data.val is None:
+        arguments = without_evaluation(arguments)
+    folder = run_folder(base, command.training)
+    arguments.output_dir = str(folder)
+    if environment.rank() == 0:
+        write_args(command, folder)
+        write_accounts(data, folder)
+    return Prepared(command, info, resume, arguments, tokenizer, renderer, data, folder)
+
+
+def resumed(command: Sft) -> Path | None:
+    """The checkpoint of `--resume_from_checkpoint`, which must hold what `--tuner_type` trains."""
+    if command.training.resume_from_checkpoint is None:
+        return None
+    checkpoint = resumable(command.training.resume_from_checkpoint)
+    full = command.method.tuner_type == "full"
+    if full and is_adapter(checkpoint):
+        raise RunError(
+            f"{checkpoint} holds an adapter, which --tuner_type full cannot go on from. Use its own tuner type."
+        )
+    if not full and not is_adapter(checkpoint):
+        raise RunError(f"{checkpoint} holds a whole model, and not an adapter. Go on with --tuner_type full.")
+    get_logger().info("going on from %s: weights, optimizer, schedule, random state and place in the data", checkpoint)
+    return checkpoint
+
+
+def run_folder(base: Path, training: TrainingOptions) -> Path:
+    """The folder of this run, the same on all processes: a new version inside `base`, or `base` itself."""
+    folder = processes.told(next_version(base, datetime.now())) if training.add_version else base
+    get_logger().info("output folder: %s", folder)
+    return make_folder(folder)
+
+
+def load(command: Sft, renderer: Renderer, hub: HubAccess) -> Data:
+    """The rows of the run, tokenized before it or, with `--streaming` and `--lazy_tokenize`, while it goes on.
+
+    What is read before the run is read by one process of each node.
+    """
+    data, template, wait = command.data, command.template, command.general.ddp_timeout
+    if command.training.lazy_tokenize:
+        return processes.made_once(lambda: load_lazily(data, template, renderer, hub), wait)
+    plugins = command.general.external_plugins
+    if not data.streaming:
+        return processes.made_once(lambda: load_samples(data, template, renderer, hub, plugins), wait)
+    length = pack_capacity(command.training.packing_length) if command.training.packing else None
+    return load_stream(data, template, renderer, hub, packing_length=length)
+
+
+def write_accounts(data: Data, folder: Path) -> None:
+    """The rows that were held back, and those that could not be used, where there are any.
+
+    `swift infer --val_dataset` can answer the rows that were held back.
+    """
+    if data.val_rows:
+        write_rows(folder / "val_dataset.jsonl", data.val_rows)
+    write_bad_rows(data.report.bad, folder)
+
+
+def is_flat(command: Sft) -> bool:
+    """Whether rows are laid end to end, in packs or batch by batch, instead of padded."""
+    return command.template.padding_free or command.training.packing
+
+
+def is_adapter(checkpoint: Path) -> bool:
+    """Whether a checkpoint holds an adapter, and not a whole model."""
+    return (checkpoint / "adapter_config.json").is_file()
