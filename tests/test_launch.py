@@ -6,9 +6,11 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import tiny
 from swift import launch
 
 
@@ -88,3 +90,17 @@ def test_a_process_of_torchrun_ends_with_its_code_after_the_exit_functions(tmp_p
 
 def test_a_process_alone_gets_its_code_back(started):
     assert launch.leave(3) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("forking", [["--dataset_num_proc", "2"], ["--lazy_tokenize", "true"]])
+def test_processes_that_prepare_rows_do_not_wait_for_threads_of_the_tokenizer(
+    tmp_path: Path, forking: list[str]
+) -> None:
+    tiny.checkpoint(tmp_path / "model")
+    rows = tiny.jsonl(tmp_path / "rows.jsonl", tiny.conversations(40))
+    line = [sys.executable, "-m", "swift", "sft", "--model", str(tmp_path / "model"), "--dataset", str(rows),
+            "--max_steps", "1", "--output_dir", str(tmp_path / "output"), "--load_from_cache_file", "false",
+            "--dataloader_num_workers", "1", *forking]  # fmt: skip
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "true"}
+    assert subprocess.run(line, env=environment, capture_output=True, timeout=120, check=False).returncode == 0

@@ -24,11 +24,16 @@ def settle_threads() -> None:
 
     Spinning threads take the cores from whoever works: beside one other busy process a training step on two cores
     was seen to take ten times as long. How many cores prepare rows is for `--dataset_num_proc` to say. Whatever the
-    user has set stays.
+    user has set stays, but not in forked processes: they have none of the threads that a tokenizer would wait for.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.register_at_fork(after_in_child=_without_tokenizer_threads)
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     os.environ.setdefault("KMP_BLOCKTIME", "0")
+
+
+def _without_tokenizer_threads() -> None:
+    os.environ.update(TOKENIZERS_PARALLELISM="false")
 
 
 def relaunch(command: str, argv: Sequence[str]) -> None:
