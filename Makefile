@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN    := .venv/bin
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP    := python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # More arguments for pytest: make test ARGS='-m "not slow" tests/chat'
 ARGS   ?=
 
@@ -21,8 +21,9 @@ help:  ## list these targets
 demo: .venv/base  ## make a small model, train it, teach it its name and ask for it: about two minutes on a CPU
 	$(BIN)/swift demo
 
-test: .venv/dev  ## run all tests
+test: .venv/dev .venv-extras/ready  ## run all tests
 	$(BIN)/pytest $(ARGS)
+	.venv-extras/bin/pytest -m extra
 
 lint: .venv/dev  ## style, types, and which package may import which
 	$(BIN)/ruff check .
@@ -43,11 +44,20 @@ check: lint docs test  ## all that must hold before a change is merged
 # The environment may forbid writing bytecode, and without it every start of torch and transformers costs seconds more.
 .venv/base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(PIP) torch==2.13.0
-	$(PIP) --editable .
+	$(BIN)/$(PIP) torch==2.13.0
+	$(BIN)/$(PIP) --editable .
 	$(BIN)/python -m compileall -q src
 	@touch $@
 
 .venv/dev: .venv/base
-	$(PIP) --editable '.[dev]'
+	$(BIN)/$(PIP) --editable '.[dev]'
+	@touch $@
+
+# Packages that few users have, apart from the others: transformers imports them wherever they are installed, which
+# makes every start slower, and a run must work without them.
+.venv-extras/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-extras
+	.venv-extras/bin/$(PIP) torch==2.13.0
+	.venv-extras/bin/$(PIP) --editable '.[dev,deepspeed,quant,ray,swanlab,wandb]'
+	.venv-extras/bin/python -m compileall -q src
 	@touch $@
