@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import tiny
+from swift.chat.render import Renderer
 from swift.commands import export, sft
 from swift.core.errors import DataError, RunError, UsageError
 from swift.data.cached import MANIFEST
@@ -47,6 +48,13 @@ def rows_of(folder: Path) -> int:
     return json.loads((folder / MANIFEST).read_text())["rows"]
 
 
+def evaluated(output: Path) -> list[float]:
+    """The losses on the validation rows."""
+    [journal] = output.glob("v0-*/logging.jsonl")
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    return [line["eval_loss"] for line in lines if "eval_loss" in line]
+
+
 def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(tensor, two[name]) for name, tensor in one.items())
 
@@ -55,15 +63,22 @@ def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parameter("cached_dataset")
 @pytest.mark.parameter("cached_val_dataset")
 @pytest.mark.parameter("split_dataset_ratio")
-def test_a_run_on_cached_rows_equals_one_on_the_rows_themselves(place: Path, tmp_path: Path):
+def test_a_run_on_cached_rows_equals_one_on_the_rows_themselves(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     made = make(place, tmp_path / "made", "--dataset_shuffle", "false", "--split_dataset_ratio", "0.2")
     assert (made, rows_of(made / "train"), rows_of(made / "val")) == (tmp_path / "made", 16, 4)
     assert not (made / "train" / "model.safetensors").exists()
+    words = ["--dataset_shuffle", "false", "--eval_strategy", "steps", "--eval_steps", "1"]
     plain = train(place, tmp_path / "plain", "--dataset", str(place / "rows.jsonl"), "--split_dataset_ratio", "0.2",
-                  "--dataset_shuffle", "false")  # fmt: skip
+                  *words)  # fmt: skip
+    monkeypatch.setattr(Renderer, "samples", None)  # cached rows are tokenized already
     cached = train(place, tmp_path / "cached", "--cached_dataset", str(made / "train"), "--cached_val_dataset",
-                   str(made / "val"), "--dataset_shuffle", "false")  # fmt: skip
+                   str(made / "val"), *words)  # fmt: skip
     assert equal(plain, cached)
+    losses = [evaluated(tmp_path / "plain"), evaluated(tmp_path / "cached")]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 2
 
 
 @pytest.mark.parameter("to_cached_dataset")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
 import tempfile
 import threading
 import time
@@ -15,7 +16,8 @@ import tiny
 from swift.chat.messages import Conversation
 from swift.chat.render import Renderer, Sample
 from swift.core.errors import DataError, RunError
-from swift.data.cache import Shelf, cache_root, hash_of_file
+from swift.data import cache, conversations
+from swift.data.cache import Shelf, cache_root, hash_of_file, machine
 from swift.data.encode import LoadedData, load_samples
 from swift.options.data import DataOptions
 from swift.options.template import TemplateOptions
@@ -151,13 +153,15 @@ def test_mistakes_of_options_are_found_in_the_second_run_too(rows: Path):
         load(rows, 0, strict=True)
 
 
-@pytest.mark.parametrize("harm", ["cut", "gone", "manifest"])
+@pytest.mark.parametrize("harm", ["cut", "gone", "manifest", "factless", "listed"])
 def test_a_damaged_entry_is_made_anew(rows: Path, home: Path, logged: list[str], harm: str):
     whole = samples(load(rows, 41))
     [entry] = (home / "prepared").iterdir()
-    file = entry / ("manifest.json" if harm == "manifest" else "tokens.bin")
+    file = entry / ("tokens.bin" if harm in ("cut", "gone") else "manifest.json")
     if harm == "gone":
         file.unlink()
+    elif harm in ("factless", "listed"):
+        file.write_text('{"sizes": {}}' if harm == "factless" else "[]")
     else:
         file.write_bytes(file.read_bytes()[:10])
     assert samples(load(rows, 41)) == whole
@@ -198,6 +202,92 @@ def test_two_runs_at_once_make_one_entry():
     assert shelf.entry("x", lambda: 1, lambda _: {}).facts == {"made": 1}
 
 
+def test_a_whole_entry_is_never_removed_by_a_run_that_saw_it_damaged(home: Path, monkeypatch: pytest.MonkeyPatch):
+    shelf = Shelf(keeps=True)
+    made = shelf.entry("x", lambda: 1, lambda folder: {"made": (folder / "rows.bin").write_bytes(b"rows")})
+    looked = []
+
+    def facts(folder: Path) -> dict[str, Any] | None:
+        looked.append(folder)
+        return None if len(looked) == 1 else whole_facts(folder)  # as if another run had just put a whole one there
+
+    whole_facts = cache._facts
+    monkeypatch.setattr(cache, "_facts", facts)
+    assert shelf.entry("x", lambda: 1, lambda _: {"made": "anew"}) == made
+    assert (made.folder / "rows.bin").read_bytes() == b"rows"
+    assert len(list((home / "prepared").iterdir())) == 1
+
+
+def test_a_damaged_entry_that_appears_while_another_is_made_gives_way_to_it(home: Path):
+    place = home / "prepared" / cache.hashed(1)
+
+    def make(folder: Path) -> dict[str, Any]:
+        place.mkdir()
+        (place / "half.bin").write_bytes(b"half")
+        return {"made": (folder / "rows.bin").write_bytes(b"rows")}
+
+    entry = Shelf(keeps=True).entry("x", lambda: 1, make)
+    assert (entry.folder, entry.facts) == (place, {"made": 4})
+    assert (place / "rows.bin").exists()
+    assert list((home / "prepared").iterdir()) == [place]
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_full_disk_is_an_error_that_says_what_to_do_and_leaves_nothing(
+    rows: Path, home: Path, tmp_path: Path, keeps: bool
+):
+    data = DataOptions(dataset=[str(rows)], load_from_cache_file=keeps)
+    renderer = Renderer(tiny.tokenizer(), TemplateOptions())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # no file may be longer, as if nothing more were left
+    try:
+        with pytest.raises(RunError, match=r"no room for .*rows.*rows.jsonl.*(MODELSCOPE_CACHE|TMPDIR)"):
+            load_samples(data, TemplateOptions(), renderer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list((home / "prepared").iterdir() if keeps else (tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_can_be_read(rows: Path, home: Path, monkeypatch: pytest.MonkeyPatch):
+    whole = samples(load(rows, 41))
+    monkeypatch.setattr(cache, "_SETTLED", -1.0)
+    (home / "hashes").write_text("a file where a folder is wanted")
+    assert samples(load(rows, 0)) == whole
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize("argument", ["rows.jsonl", "rows.jsonl#30"])
+@pytest.mark.parametrize("when", ["counted", "rendered"])
+def test_rows_that_change_while_they_are_read_are_an_error_and_are_not_kept(
+    rows: Path, home: Path, monkeypatch: pytest.MonkeyPatch, keeps: bool, argument: str, when: str
+):
+    class Meanwhile(Counting):
+        def samples(self, conversations: list[Conversation]) -> list[Sample | DataError]:
+            if when == "rendered" and not self.rendered:
+                append()
+            return super().samples(conversations)
+
+    def append() -> None:
+        with rows.open("a") as file:
+            file.write(json.dumps(tiny.conversations(1)[0]) + "\n")
+
+    def split_and_append(*given: Any) -> Any:
+        if when == "counted":
+            append()
+        return split(*given)
+
+    split = conversations.split
+    monkeypatch.setattr(conversations, "split", split_and_append)
+    if when == "counted" and "#" not in argument:
+        return  # all is made before anything is split
+    monkeypatch.chdir(rows.parent)
+    data = DataOptions(dataset=[argument], load_from_cache_file=keeps)
+    with pytest.raises(DataError, match=r"rows.jsonl was changed while it was read"):
+        load_samples(data, TemplateOptions(), Meanwhile(TemplateOptions()))
+    kept = {entry.name for entry in (home / "prepared").glob("*")}
+    assert len(kept) == (keeps and "#" in argument)  # the count of the rows there were
+
+
 def test_what_is_not_kept_is_removed_with_the_last_that_uses_it(rows: Path, tmp_path: Path):
     data = DataOptions(dataset=[f"{rows}#7"])
     loaded = load_samples(data, TemplateOptions(), Renderer(tiny.tokenizer(), TemplateOptions()))
@@ -217,9 +307,9 @@ def test_folders_of_processes_that_were_killed_are_removed_and_others_not(tmp_pa
     process.wait()
     here = tmp_path / "scratch"
     dead, alive, elsewhere = (
-        here / f"swiftlet-{socket.gethostname()}-{process.pid}-a",
-        here / f"swiftlet-{socket.gethostname()}-{os.getppid()}-b",
-        here / f"swiftlet-another-host-{process.pid}-c",
+        here / f"swiftlet-{machine()}-{process.pid}-a",
+        here / f"swiftlet-{machine()}-{os.getppid()}-b",
+        here / f"swiftlet-{socket.gethostname()}.1-{process.pid}-c",  # of another container, with numbers of its own
     )
     for folder in (dead, alive, elsewhere):
         folder.mkdir()

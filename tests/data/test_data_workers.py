@@ -60,6 +60,15 @@ def unsendable(number: int) -> int:
     raise UntoldError(number)
 
 
+class UnreadableError(Exception):
+    def __init__(self, number: int, why: str) -> None:
+        super().__init__(f"{why} {number}")  # pickle makes it again of this one word
+
+
+def unreceivable(number: int) -> int:
+    raise UnreadableError(number, "no pickle can make me again of")
+
+
 def test_results_come_in_the_order_of_the_work_whoever_is_quicker():
     assert list(ordered(slower_first, range(40), 3)) == [number * number for number in range(40)]
     assert list(ordered(slower_first, range(3), 1)) == [0, 1, 4]
@@ -87,8 +96,20 @@ def test_an_error_of_the_work_is_raised_with_its_kind():
     assert "in failing" in str(caught.value.__cause__)
     assert done == list(range(len(done)))
     assert len(done) <= 5
-    with pytest.raises(RunError, match="UntoldError"):
-        list(ordered(unsendable, range(2), 2))
+    for work, name in ((unsendable, "UntoldError"), (unreceivable, "UnreadableError")):
+        with pytest.raises(RunError, match=name):
+            list(ordered(work, range(2), 2))
+
+
+def test_results_that_nobody_waited_for_do_not_answer_the_next_call():
+    with Crew(failing, 2) as crew:
+        with pytest.raises(DataError):
+            list(crew.results(range(4, 40)))
+        assert list(crew.results(range(6, 20))) == list(range(6, 20))
+        abandoned = crew.results(range(6, 40))
+        assert next(abandoned) == 6
+        abandoned.close()
+        assert list(crew.results(range(20, 30))) == list(range(20, 30))
 
 
 def test_a_process_that_dies_is_an_error_that_says_how():
@@ -215,6 +236,25 @@ def test_strict_names_the_first_bad_row_whoever_reads_it(files: list[Path]):
     for processes in (1, 2):
         with pytest.raises(DataError, match=r"rows.jsonl:701: messages: is empty"):
             load(files, processes, TemplateOptions(), strict=True)
+
+
+class Breaking(Signing):
+    """A renderer, as of a plugin, that has a mistake."""
+
+    def samples(self, conversations: list[Conversation]) -> list[Sample | DataError]:
+        if any("What is 3 and" in message.content for row in conversations for message in row.messages):
+            raise KeyError("three")
+        return super().samples(conversations)
+
+
+def test_an_unexpected_failure_costs_its_row_and_names_it(tmp_path: Path):
+    rows = tiny.jsonl(tmp_path / "rows.jsonl", [{"query": f"What is {i} and 1?", "response": "So."} for i in range(9)])
+    for processes in (1, 2):
+        data = DataOptions(dataset=[str(rows)], dataset_num_proc=processes)
+        loaded = load_samples(data, TemplateOptions(), Breaking(TemplateOptions()))
+        assert len(loaded.train) == 8
+        [bad] = loaded.report.bad
+        assert str(bad).endswith("rows.jsonl:4: cannot be rendered (KeyError: 'three')")
 
 
 def test_a_renderer_can_be_sent_to_a_process_that_was_not_forked():

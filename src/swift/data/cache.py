@@ -2,15 +2,18 @@
 run alone.
 
 What is kept (`--load_from_cache_file true`) lies in the folder `swiftlet` of MODELSCOPE_CACHE, or in ~/.cache/swiftlet.
-An entry is a folder that appears whole or not at all, so that several runs can look for it and make it at one time.
+An entry is a folder that appears whole or not at all, so that several runs can look for it and make it at one time; it
+is on the disk, and not on its way there, before it appears.
 What is not kept lies in the system's folder for temporary files (TMPDIR) and is removed with the last that uses it.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -27,9 +30,14 @@ from swift.core.errors import RunError
 from swift.core.logs import get_logger
 
 _MANIFEST = "manifest.json"
+_MAKING = ".making-"
+_ATTEMPTS = 3
+_CHOSEN_BY = "TMPDIR, or with --load_from_cache_file true by MODELSCOPE_CACHE"
 _SETTLED = 2.0
 """Seconds since a file was changed last from which on its time of change tells it from a later version of it."""
 _CHUNK = 1 << 22
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
+"""What an error of writing says when there is no room; numpy says it without a number."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ class Shelf:
         if not self._keeps:
             folder = _working_folder(Path(tempfile.gettempdir()), "swiftlet-")
             self._lent[folder] = None
-            with _removed_on_failure(folder):
+            with _removed_on_failure(folder, name):
                 return Entry(folder, make(folder))
         home = cache_root() / "prepared"
         place = home / hashed(contents())
@@ -71,19 +79,10 @@ class Shelf:
         if found is not None:
             get_logger().info("%s: taken from %s", name, place)
             return found
-        folder = _working_folder(home, ".making-")
-        with _removed_on_failure(folder):
-            facts = make(folder)
-            sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
-            (folder / _MANIFEST).write_text(json.dumps({"sizes": sizes, "facts": facts}), encoding="utf-8")
-            try:
-                folder.rename(place)
-            except OSError:
-                found = _opened(place)  # another run was quicker
-                if found is None:
-                    raise
-                shutil.rmtree(folder)
-        return Entry(place, facts)
+        folder = _working_folder(home, _MAKING)
+        with _removed_on_failure(folder, name):
+            _seal(folder, make(folder))
+            return _put(folder, place)
 
     def lend(self, entry: Entry, user: object) -> None:
         """Remove an entry that is not kept when `user` is gone."""
@@ -125,7 +124,8 @@ def hash_of_file(path: Path) -> str:
     found = _hash_of_bytes(path)
     # A file that is being written may change again within the same tick of its clock.
     if time.time() - max(state.st_mtime, state.st_ctime) > _SETTLED:
-        _write_whole(note, json.dumps({"file": known, "hash": found}))
+        with suppress(OSError):  # where nothing can be written, the file is read again next time
+            _write_whole(note, json.dumps({"file": known, "hash": found}))
     return found
 
 
@@ -148,9 +148,13 @@ def _write_whole(file: Path, text: str) -> None:
     """Write a small file so that nobody sees half of it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=file.parent)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as made:
-        made.write(text)
-    Path(name).replace(file)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as made:
+            made.write(text)
+        Path(name).replace(file)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 # ------------------------------------------------------------------------------------------------------------- folders
@@ -160,29 +164,78 @@ def _opened(place: Path) -> Entry | None:
     """The entry of this place; None when there is none, or one of which a part is missing, which is removed."""
     if not place.is_dir():
         return None
-    try:
-        manifest = json.loads((place / _MANIFEST).read_text(encoding="utf-8"))
-        whole = all((place / name).stat().st_size == size for name, size in manifest["sizes"].items())
-    except (OSError, ValueError, KeyError):
-        whole, manifest = False, {}
-    if whole:
-        return Entry(place, manifest["facts"])
+    facts = _facts(place)
+    if facts is not None:
+        return Entry(place, facts)
+    # Another run may be at the same: what is removed is taken away first, and put back if it proves to be whole.
+    aside = place.with_name(f"{_MAKING}{machine()}-{os.getpid()}-{secrets.token_hex(4)}")
+    with suppress(OSError):
+        place.rename(aside)
+    if _facts(aside) is not None:
+        return _put(aside, place)
     get_logger().warning("%s is damaged and made anew", place)
-    shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
     return None
+
+
+def _facts(folder: Path) -> dict[str, Any] | None:
+    """What is to be said of an entry; None when it is not whole."""
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        whole = all((folder / name).stat().st_size == size for name, size in manifest["sizes"].items())
+        return manifest["facts"] if whole else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _seal(folder: Path, facts: dict[str, Any]) -> None:
+    """Say of a folder that it is whole, once all of it is on the disk."""
+    files = sorted(folder.iterdir())
+    sizes = {file.name: file.stat().st_size for file in files}
+    manifest = folder / _MANIFEST
+    manifest.write_text(json.dumps({"sizes": sizes, "facts": facts}), encoding="utf-8")
+    for file in (*files, manifest):
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+
+
+def _put(folder: Path, place: Path) -> Entry:
+    """Let a whole folder appear in its place, unless another run was quicker; the entry that stands there."""
+    facts = _facts(folder)
+    assert facts is not None, "what is put into a place is whole"
+    for _ in range(_ATTEMPTS):
+        try:
+            folder.rename(place)
+            return Entry(place, facts)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise RunError(f"{place} cannot be made: {error.strerror or error}.") from error
+        found = _opened(place)
+        if found is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            return found
+    raise RunError(f"{place} cannot be made: something damages it as soon as it is there.")
+
+
+def machine() -> str:
+    """Where the numbers of processes mean what they mean here: the host and, in containers, the part of it."""
+    try:
+        return f"{socket.gethostname()}.{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        return socket.gethostname()
 
 
 def _working_folder(parent: Path, prefix: str) -> Path:
     """A new folder of this process; those of processes that were killed are removed."""
-    host = socket.gethostname()
+    own = f"{prefix}{machine()}-"
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        _sweep(parent.glob(f"{prefix}{host}-*-*"), len(f"{prefix}{host}-"))
-        return Path(tempfile.mkdtemp(dir=parent, prefix=f"{prefix}{host}-{os.getpid()}-"))
+        _sweep(parent.glob(f"{own}*-*"), len(own))
+        return Path(tempfile.mkdtemp(dir=parent, prefix=f"{own}{os.getpid()}-"))
     except OSError as error:
         raise RunError(
             f"Prepared rows cannot be written to {parent}: {error.strerror or error}. The folder is chosen by "
-            "TMPDIR, or with --load_from_cache_file true by MODELSCOPE_CACHE."
+            f"{_CHOSEN_BY}."
         ) from error
 
 
@@ -204,12 +257,18 @@ def _lives(pid: int) -> bool:
 
 
 @contextmanager
-def _removed_on_failure(folder: Path) -> Iterator[None]:
+def _removed_on_failure(folder: Path, name: str) -> Iterator[None]:
+    """Leave nothing of a folder that could not be filled. Raises RunError when there was no room for it."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise
+        if not isinstance(error, OSError) or error.errno not in _NO_ROOM:
+            raise
+        raise RunError(
+            f"There is no room for {name} in {folder.parent}: {error.strerror or error}. It takes about five bytes per "
+            f"token. Free some, or choose another folder by {_CHOSEN_BY}."
+        ) from error
 
 
 def _remove(folder: Path, owner: int) -> None:

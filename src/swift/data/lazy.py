@@ -9,6 +9,7 @@ in the log, counted, and replaced by the next one that can be used, so that ever
 from __future__ import annotations
 
 import pickle
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from swift.data.cache import Shelf
 from swift.data.conversations import Account, Item, ItemReader, arrange, batches_of
 from swift.data.formats import as_row
 from swift.data.library import HubAccess, Library
-from swift.data.preparer import Renders
+from swift.data.preparer import Renders, each_or_all
 from swift.data.report import Report
 from swift.data.rows import BadRow
 from swift.data.samples import borders_of
@@ -118,7 +119,7 @@ class LazySet(Dataset[Sample]):
         return f"size={len(self)}, tokenized during training"
 
     def _sample(self, conversation: Conversation) -> Sample | DataError:
-        [made] = self._renderer.samples([conversation])
+        [made] = each_or_all(lambda some: self._renderer.samples(list(some)), [conversation])
         if isinstance(made, DataError) or self._max_length is None or len(made) <= self._max_length:
             return made
         pieces = truncate(made, self._max_length, self._strategy)
@@ -159,7 +160,8 @@ def load_lazily(
 ) -> LazyData:
     """The rows of `--dataset` and `--val_dataset`, read and checked, and not tokenized.
 
-    Raises UsageError when rows shall be split, DataError when a data set cannot be read, or at the first bad row with `--strict true`.
+    Raises UsageError when rows shall be split, DataError when a data set cannot be read, or at the first bad row with
+    `--strict true`.
     """
     if template.truncation_strategy == "split":
         raise UsageError(
@@ -168,7 +170,7 @@ def load_lazily(
         )
     report, library = Report(strict=options.strict), Library.of(options, access)
     reader, shelf = ItemReader(options, keep_values=False), Shelf(keeps=False)
-    lengths: list[int] = []
+    lengths = array("q")
 
     def write(folder: Path) -> dict[str, Any]:
         with (folder / _FILE).open("wb") as file:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from swift.chat.messages import Conversation
 from swift.chat.render import Sample
-from swift.core.errors import DataError
+from swift.core.errors import DataError, SwiftError
 from swift.data.conversations import Batch, Item, ItemReader
 from swift.data.files import Block
 from swift.data.formats import Met, as_row
@@ -20,6 +21,9 @@ from swift.data.tasks import Part, Task, parts
 from swift.data.truncate import Strategy, truncate
 from swift.options.data import DataOptions
 from swift.options.template import TemplateOptions
+
+T = TypeVar("T")
+M = TypeVar("M")
 
 _ROWS_AT_ONCE = 1000
 _NO_SAMPLES = pack([])
@@ -71,8 +75,8 @@ class Prepared:
 class Preparer:
     """Makes samples of records. It is called in every process that prepares rows.
 
-    options: how records are read. readings: the files of all data sets. task: which conversations of a row become samples. keeps_rows: whether the
-    rows themselves are put beside their samples.
+    options: how records are read. readings: the files of all data sets. task: which conversations of a row become
+    samples. keeps_rows: whether the rows themselves are put beside their samples.
     """
 
     def __init__(self, options: DataOptions, readings: Sequence[Reading], renderer: Renders,
@@ -94,6 +98,8 @@ class Preparer:
             reader = self._readers[job.reading] = ItemReader(self._options, keep_values=False)
         outcomes = list(reader.read(Batch(job.records, self._readings[job.reading])))
         numbers = [number for number, outcome in enumerate(outcomes) if isinstance(outcome, Item)]
+        if job.wanted and job.wanted[-1] >= len(numbers):
+            raise changed(self._readings[job.reading].file)
         wanted = numbers if job.wanted is None else [numbers[index] for index in job.wanted]
         faults = {number: (True, row) for number, row in enumerate(outcomes) if isinstance(row, BadRow)}
         made = Prepared(len(numbers), [], [], 0, _NO_SAMPLES, reader.met)
@@ -102,7 +108,7 @@ class Preparer:
         for start in range(0, len(wanted), _ROWS_AT_ONCE):
             some = wanted[start : start + _ROWS_AT_ONCE]
             items = [item for number in some if isinstance(item := outcomes[number], Item)]
-            for number, item, samples in zip(some, items, self._rendered(items), strict=True):
+            for number, item, samples in zip(some, items, each_or_all(self._rendered, items), strict=True):
                 kept = self._kept(samples, item, made)
                 if isinstance(kept, BadRow):
                     faults[number] = (False, kept)
@@ -148,6 +154,25 @@ class Preparer:
             return BadRow(item.file, item.line, "", f"nothing to learn{within}", f"{longest} tokens")
         account.cut += is_long
         return learnt
+
+
+def each_or_all(
+    render: Callable[[Sequence[T]], Sequence[M | DataError]], items: Sequence[T]
+) -> Sequence[M | DataError]:
+    """What `render` makes of some rows at once; one by one when it fails, so that a failure costs one row alone."""
+    try:
+        return render(items)
+    except SwiftError:
+        raise
+    except Exception as error:  # noqa: BLE001 (one row of a million must not end the run, nor without its place known)
+        if len(items) == 1:
+            return [RowError("", "cannot be rendered", f"{type(error).__name__}: {error}")]
+    return [made for item in items for made in each_or_all(render, [item])]
+
+
+def changed(file: Path) -> DataError:
+    """The error of a file that is not what it was when reading began."""
+    return DataError(f"{file} was changed while it was read. Start again when it is complete.")
 
 
 def _parts(conversation: Conversation, task: Task) -> list[Part] | RowError:

@@ -16,13 +16,14 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
+from swift.core.errors import DataError
 from swift.core.logs import get_logger
 from swift.data.cache import Entry, Shelf, hash_of_code, hash_of_file, hashed
 from swift.data.cached import CachedStock
 from swift.data.conversations import Account, Batch, Item, ItemReader, batches
 from swift.data.formats import Met, as_row, write_rows
 from swift.data.library import Reading
-from swift.data.preparer import Job, Prepared, Progress
+from swift.data.preparer import Job, Prepared, Progress, changed
 from swift.data.report import Report
 from swift.data.rows import BadRow
 from swift.data.samples import JoinedStore, SampleStore, Store, StoreWriter
@@ -66,6 +67,7 @@ class Stock:
         self._kitchen = kitchen
         self._store: SampleStore | None = None
         self._wanted: Numbers | None = None
+        self._states = [_state(each.file) for each in readings]
         entry = self._entry(None if source.count is None else numpy.zeros(0, numpy.int64), name=f"the rows of {source}")
         self._readable: list[int] = entry.facts["readable"]
         self.length = self._accounted(entry, is_first=True)
@@ -111,7 +113,7 @@ class Stock:
             return []
         contents = lambda: {**self._contents(wanted), "as": "rows"}  # noqa: E731 (its caller wants a function)
         entry = self._kitchen.shelf.entry(
-            f"validation rows of {self.source}", contents, lambda at: self._write(at, wanted)
+            f"the validation rows of {self.source}", contents, lambda at: self._write(at, wanted)
         )
         with (entry.folder / _ROWS).open(encoding="utf-8") as file:
             found = [json.loads(line) for line in file]
@@ -143,7 +145,14 @@ class Stock:
                 facts.add(made)
                 if words := progress.add(made.readable, len(made.packed.tokens)):
                     get_logger().info("%s: %s", self.source, words)
+        self._check_unchanged()
         return facts.as_dict()
+
+    def _check_unchanged(self) -> None:
+        """Raise DataError when a file is not what it was when its rows were counted or its hash was taken."""
+        for reading, state in zip(self._readings, self._states, strict=True):
+            if _state(reading.file) != state:
+                raise changed(reading.file)
 
     def _jobs(self, wanted: Numbers | None) -> Iterator[Job]:
         """The records of all files; records of which no row is wanted are not read, once their number is known."""
@@ -157,8 +166,12 @@ class Stock:
 
     def _with_wanted(self, wanted: Numbers) -> Iterator[tuple[Batch, Numbers]]:
         """The records that hold wanted rows, with the places of these rows among those that can be read."""
-        begin = 0
-        for batch, readable in zip(batches(self._readings), self._readable, strict=True):
+        self._check_unchanged()
+        begin, counted = 0, iter(self._readable)
+        for batch in batches(self._readings):
+            readable = next(counted, None)
+            if readable is None:
+                raise changed(batch.reading.file)
             first, last = numpy.searchsorted(wanted, (begin, begin + readable))
             if last > first:
                 yield batch, wanted[first:last] - begin
@@ -167,6 +180,7 @@ class Stock:
     def _write(self, folder: Path, wanted: Numbers) -> dict[str, Any]:
         """Write the wanted rows themselves."""
         write_rows(folder / _ROWS, self._wanted_rows(wanted))
+        self._check_unchanged()
         return {}
 
     def _wanted_rows(self, wanted: Numbers) -> Iterator[dict[str, Any]]:
@@ -248,6 +262,15 @@ def read_bad(file: Path) -> Iterator[BadRow]:
     """The rows that a file of an entry names."""
     with file.open(encoding="utf-8") as lines:
         yield from (BadRow(**json.loads(line)) for line in lines)
+
+
+def _state(file: Path) -> tuple[int, int, int]:
+    """What tells a file from a later version of it. Raises DataError when it is gone."""
+    try:
+        state = file.stat()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}.") from error
+    return state.st_size, state.st_mtime_ns, state.st_ino
 
 
 def _described(reading: Reading) -> str:

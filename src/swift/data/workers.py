@@ -65,11 +65,38 @@ class Crew(Generic[T, R]):
     def results(self, tasks: Iterable[T]) -> Iterator[R]:
         """The work of all tasks, in their order; to be read to its end before the next call.
 
-        An exception of the work is raised here; RunError when a process dies.
+        An exception of the work is raised here; RunError when a process dies. When it is not read to its end, for one
+        of these or another reason, the processes end, since the results they are at belong to nobody.
         """
         if self._count == 1:
             yield from map(self._work, tasks)
             return
+        is_finished = False
+        try:
+            yield from self._shared(tasks)
+            is_finished = True
+        finally:
+            if not is_finished:
+                self.dismiss()
+
+    def dismiss(self) -> None:
+        """End all processes, whatever they are doing."""
+        for process, end in zip(self._processes, self._ends, strict=True):
+            end.close()
+            process.terminate()
+        for process in self._processes:
+            process.join()
+            process.close()
+        self._processes.clear()
+        self._ends.clear()
+
+    def __enter__(self) -> Crew[T, R]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.dismiss()
+
+    def _shared(self, tasks: Iterable[T]) -> Iterator[R]:
         self._start()
         coming = iter(tasks)
         ready: dict[int, R] = {}
@@ -91,23 +118,6 @@ class Crew(Generic[T, R]):
             for end in wait(list(busy)):
                 assert isinstance(end, Connection), "nothing else was waited for"
                 ready[busy.pop(end)] = self._receive(end)
-
-    def dismiss(self) -> None:
-        """End all processes, whatever they are doing."""
-        for process, end in zip(self._processes, self._ends, strict=True):
-            end.close()
-            process.terminate()
-        for process in self._processes:
-            process.join()
-            process.close()
-        self._processes.clear()
-        self._ends.clear()
-
-    def __enter__(self) -> Crew[T, R]:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.dismiss()
 
     def _start(self) -> None:
         method = "fork" if sys.platform == "linux" else "spawn"
@@ -190,7 +200,10 @@ def _answer(work: Callable[[Any], Any], task: Any, collector: _Collector) -> byt
     except Exception as error:  # noqa: BLE001 (it is raised again where the work was given out)
         answer = _Answer(None, error, traceback.format_exc(), collector.records)
     try:
-        return pickle.dumps(answer, protocol=pickle.HIGHEST_PROTOCOL)
-    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        sent = pickle.dumps(answer, protocol=pickle.HIGHEST_PROTOCOL)
+        if answer.error is not None:
+            pickle.loads(sent)  # an exception that wants other arguments than it keeps can be sent and not be received
+    except Exception as error:  # noqa: BLE001 (what pickle calls may raise anything; it must not end the process)
         words = answer.trace or f"the result cannot be sent: {error}"
-        return pickle.dumps(_Answer(None, RunError(words), words, []))
+        return pickle.dumps(_Answer(None, RunError(words), words, answer.logged))
+    return sent
