@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 import tiny
+from swift.chat.render import Renderer
+from swift.commands import export
 from swift.commands.begin import settle
+from swift.commands.preparation import prepare
 from swift.models.info import model_info
 from swift.options.parse import parse
 from swift.proofs.check import check
@@ -326,3 +329,55 @@ def test_the_rows_of_a_method_are_read_and_the_rest_is_said_to_be_missing(place,
 def test_rows_without_what_the_method_needs_are_broken(place):
     report = checked(place, "--rlhf_type", "dpo", command="rlhf")
     assert not proof(report, "rows can be read and rendered").holds
+
+
+@pytest.fixture(scope="module")
+def cached(place: Path) -> Path:
+    line = ["--model", str(place / "model"), "--dataset", str(place / "rows.jsonl"), "--to_cached_dataset", "true"]
+    return export.run(parse("export", [*line, "--output_dir", str(place / "ready"), "--dataset_shuffle", "false"]))
+
+
+@pytest.mark.parameter("cached_dataset")
+@pytest.mark.parameter("cached_val_dataset")
+def test_cached_rows_are_looked_into_like_the_rows_they_were_made_of(place: Path, cached: Path):
+    files = {"dataset": cached / "train"}
+    plain = checked(place)
+    line = [
+        "--model",
+        str(place / "model"),
+        "--cached_dataset",
+        str(cached / "train"),
+        "--output_dir",
+        str(place / "out"),
+    ]
+    parsed, info = settle(*_parsed("sft", [*line, "--report_to", "none"]))
+    found = check(parsed, info, Machine(gpus=lambda: 0))
+    assert found.holds
+    assert [(each.claim, each.found) for each in found.proofs] == [(each.claim, each.found) for each in plain.proofs]
+    assert found.lengths == plain.lengths
+    assert [(row.tokens, row.learnt, row.stretches) for row in found.rows] == [
+        (row.tokens, row.learnt, row.stretches) for row in plain.rows
+    ]
+    assert found.rows[0].place == f"{files['dataset']}:1"
+    again = checked(place, "--cached_val_dataset", str(cached / "train"))
+    assert proof(again, "no validation row is trained on").examples[0].startswith(f"{cached / 'train'}:1 is ")
+
+
+@pytest.mark.parameter("load_from_cache_file")
+def test_what_a_check_has_prepared_is_there_for_the_run(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "home"))
+    words = ["--load_from_cache_file", "true", "--split_dataset_ratio", "0.25", "--max_steps", "1"]
+    report = checked(place, *words)
+    assert report.holds
+    monkeypatch.setattr(Renderer, "samples", None)  # nothing is left to be rendered
+    line = ["--model", str(place / "model"), "--dataset", str(place / "rows.jsonl"), "--report_to", "none", *words]
+    prepared = prepare(parse("sft", [*line, "--output_dir", str(tmp_path / "out")]))
+    counts = [facts.samples for facts in report.datasets]
+    assert counts == [len(prepared.data.train), len(prepared.data.val)]
+
+
+def test_examples_name_the_lines_on_which_their_rows_stand(place: Path, tmp_path: Path):
+    rows = [*tiny.conversations(3000), said("Hello", "Good-bye"), {"messages": []}, said("Hello", "Good-bye")]
+    file = tiny.jsonl(tmp_path / "rows.jsonl", rows)
+    report = checked(place, dataset=file)
+    assert proof(report, "differ from each other").examples == (f"{file}:3003 repeats {file}:3001",)

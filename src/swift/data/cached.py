@@ -149,6 +149,11 @@ class CachedStock:
         """These rows in the messages format, in this order."""
         return [self.row(number) for number in numbers.tolist()]
 
+    def records(self, numbers: NDArray[numpy.int64]) -> list[Row]:
+        """The rows with these numbers, with their places among all rows of the data set."""
+        path, stored = str(self.source.path), self._rows[numbers - self.first].tolist()
+        return [Row(self._whole.row(place), path, place + 1) for place in stored]
+
     def _limit(self, template: TemplateOptions, max_length: int, report: Report) -> None:
         """Leave out, or cut, rows with a sample of more than `max_length` tokens."""
         strategy, borders = template.truncation_strategy, self._whole.row_borders

@@ -17,12 +17,14 @@ from swift.core.logs import get_logger
 from swift.data.cache import Shelf, hash_of_file
 from swift.data.cached import CachedStock, Mode
 from swift.data.conversations import Item, ItemReader, LoadedConversations, Order, arrange, load_conversations
+from swift.data.formats import ConversationReader
 from swift.data.library import HubAccess, Library
 from swift.data.preparer import Preparer, Renders
 from swift.data.report import Report
-from swift.data.samples import SampleSet
+from swift.data.rows import Row
+from swift.data.samples import SampleSet, Store
 from swift.data.sources import Source, parse_source
-from swift.data.stock import Kitchen, Stock, joined, located
+from swift.data.stock import Kitchen, Numbers, Stock, joined, located
 from swift.data.tasks import Task
 from swift.data.workers import SELDOM, Crew
 from swift.options.data import DataOptions
@@ -32,6 +34,7 @@ __all__ = ["Item", "LoadedConversations", "LoadedData", "Renders", "load_convers
 
 TASK_OF: dict[Mode, Task] = {"train": "supervised", "rlhf": "preference", "kto": "kto"}
 """What samples are for (`--template_mode`) -> which conversations of a row they are made of."""
+MODE_OF: dict[Task, Mode] = {task: mode for mode, task in TASK_OF.items()}
 
 
 @dataclass
@@ -92,14 +95,14 @@ def load_samples(
 class Preparation:
     """The data sets of a command line on their way to samples.
 
-    mode: what the samples are for. keeps_rows: whether `row` will be asked for.
+    task: which conversations of a row are made into samples. keeps_rows: whether `row` will be asked for.
 
     report: what became of the rows so far.
     """
 
     def __init__(self, options: DataOptions, template: TemplateOptions, renderer: Renders,
                  access: HubAccess | None = None, plugins: Sequence[str] = (), *,
-                 mode: Mode = "train", keeps_rows: bool = False) -> None:  # fmt: skip
+                 task: Task = "supervised", keeps_rows: bool = False) -> None:  # fmt: skip
         self.report = Report(strict=options.strict)
         self._thresholds = gc.get_threshold()
         self._options = options
@@ -115,8 +118,7 @@ class Preparation:
                 readings += found
         self._reader = ItemReader(options, keep_values=False)
         self._template, self._renderer = template, renderer
-        self._mode: Mode = mode
-        task = TASK_OF[mode]
+        self._mode: Mode = MODE_OF.get(task, "train")
         work = Preparer(options, readings, renderer, template, task, keeps_rows=keeps_rows)
         self._crew = Crew(work, options.dataset_num_proc)
         self._kitchen = Kitchen(
@@ -152,12 +154,35 @@ class Preparation:
                 found[place] = row
         return found
 
+    def items(self, order: Sequence[int]) -> list[Item]:
+        """These rows as they are read, in order, with their places; their files are read again."""
+        numbers = numpy.array(order, dtype=numpy.int64)
+        found: dict[int, Item] = {}
+        for stock in self._stocks:
+            mine = numpy.unique(numbers[(numbers >= stock.first) & (numbers < stock.first + stock.length)])
+            items = _as_items(stock.records(mine)) if isinstance(stock, CachedStock) else stock.items(mine)
+            found.update(zip(mine.tolist(), items, strict=True))
+        return [found[number] for number in numbers.tolist()]
+
+    def located(self, order: Sequence[int]) -> tuple[Store, Numbers, Numbers]:
+        """All samples; where those of each of these rows begin, and how many there are."""
+        return located(self._stocks, numpy.array(order, dtype=numpy.int64))
+
+    def owners(self, rows: Numbers) -> Numbers:
+        """The number of the data set of each row, by which `names` names it."""
+        firsts = numpy.array([stock.first for stock in self._stocks])
+        return numpy.searchsorted(firsts, rows, side="right") - 1
+
+    @property
+    def names(self) -> list[str]:
+        """The data sets as they were asked for, in the order of their rows."""
+        return [stock.source.argument for stock in self._stocks]
+
     def with_samples(self, order: Sequence[int]) -> Iterator[tuple[list[Sample], dict[str, Any]]]:
         """These rows with their samples, in order, without those that were left out."""
         rows = numpy.array(order, dtype=numpy.int64)
         store, starts, counts = located(self._stocks, rows)
-        firsts = numpy.array([stock.first for stock in self._stocks])
-        owners = numpy.searchsorted(firsts, rows, side="right") - 1
+        owners = self.owners(rows).tolist()
         for row, start, count, owner in zip(rows.tolist(), starts.tolist(), counts.tolist(), owners, strict=True):
             if count:
                 yield [store.sample(index) for index in range(start, start + count)], self._stocks[owner].row(row)
@@ -187,6 +212,12 @@ class Preparation:
             stock = Stock(source, self._library.readings(source), self._places[source], first, self._kitchen)
         self._stocks.append(stock)
         return stock.length
+
+
+def _as_items(rows: Sequence[Row]) -> list[Item]:
+    """Rows in the messages format as the conversations that they are."""
+    reader = ConversationReader({}, keep_others=True)
+    return [Item(reader.read(row), row.file, row.line, None) for row in rows]
 
 
 def recipe_of(

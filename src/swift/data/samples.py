@@ -143,6 +143,10 @@ class Store(Protocol):
         """Sample `index`."""
         ...
 
+    def arrays(self, index: int) -> tuple[NDArray[numpy.int32], NDArray[numpy.bool_]]:
+        """The tokens of sample `index`, and which of them are learnt; only to be read."""
+        ...
+
 
 class SampleStore:
     """Samples as they were packed; sample i is tokens[borders[i]:borders[i + 1]].
@@ -196,6 +200,11 @@ class SampleStore:
             extra={} if extra is None else json.loads(extra.tobytes(), object_hook=_unnamed),
         )
 
+    def arrays(self, index: int) -> tuple[NDArray[numpy.int32], NDArray[numpy.bool_]]:
+        """The tokens of sample `index`, and which of them are learnt; only to be read."""
+        place = slice(self.borders[index], self.borders[index + 1])
+        return self.tokens[place], self.learnt[place]
+
     @property
     def num_rows(self) -> int:
         """R, the rows the samples are made of."""
@@ -229,8 +238,17 @@ class JoinedStore:
 
     def sample(self, index: int) -> Sample:
         """Sample `index`."""
+        store, number = self._own(index)
+        return store.sample(number)
+
+    def arrays(self, index: int) -> tuple[NDArray[numpy.int32], NDArray[numpy.bool_]]:
+        """The tokens of sample `index`, and which of them are learnt; only to be read."""
+        store, number = self._own(index)
+        return store.arrays(number)
+
+    def _own(self, index: int) -> tuple[Store, int]:
         number = int(numpy.searchsorted(self._borders, index, side="right")) - 1
-        return self.stores[number].sample(index - int(self._borders[number]))
+        return self.stores[number], index - int(self._borders[number])
 
 
 class CutStore:
@@ -262,6 +280,11 @@ class CutStore:
         """Sample `index`, cut."""
         [sample] = truncate(self._store.sample(index), self._max_length, self._strategy)
         return sample
+
+    def arrays(self, index: int) -> tuple[NDArray[numpy.int32], NDArray[numpy.bool_]]:
+        """The tokens of sample `index`, cut, and which of them are learnt."""
+        sample = self.sample(index)
+        return numpy.array(sample.input_ids, dtype=numpy.int32), numpy.array(sample.labels) != _IGNORED
 
 
 class SampleSet(Dataset[Sample]):

@@ -120,6 +120,10 @@ class Stock:
         self._kitchen.shelf.discard()
         return [found[index] for index in numpy.searchsorted(wanted, local)]
 
+    def items(self, numbers: Numbers) -> list[Item]:
+        """The rows with these ascending numbers, as they are read; the file is read again as far as they stand."""
+        return list(self._wanted_items(numbers - self.first)) if len(numbers) else []
+
     # ------------------------------------------------------------------------------------------------------- the shelf
 
     def _entry(self, wanted: Numbers | None, *, name: str) -> Entry:
@@ -176,17 +180,19 @@ class Stock:
             if last > first:
                 yield batch, wanted[first:last] - begin
             begin += readable
+            if begin > wanted[-1]:
+                return
 
     def _write(self, folder: Path, wanted: Numbers) -> dict[str, Any]:
         """Write the wanted rows themselves."""
-        write_rows(folder / _ROWS, self._wanted_rows(wanted))
+        write_rows(folder / _ROWS, (as_row(item.conversation) for item in self._wanted_items(wanted)))
         self._check_unchanged()
         return {}
 
-    def _wanted_rows(self, wanted: Numbers) -> Iterator[dict[str, Any]]:
+    def _wanted_items(self, wanted: Numbers) -> Iterator[Item]:
         for batch, chosen in self._with_wanted(wanted):
             items = [outcome for outcome in self._kitchen.reader.read(batch) if isinstance(outcome, Item)]
-            yield from (as_row(items[index].conversation) for index in chosen)
+            yield from (items[index] for index in chosen)
 
     # ----------------------------------------------------------------------------------------------------- the account
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -85,7 +85,7 @@ def check(command: Sft, info: ModelInfo, machine: Machine | None = None) -> Chec
         has_stops = bool(tools.renderer.stop_token_ids)
         report.proofs += rows.prove_numbers(measured, command.template, learns=learns, has_stops=has_stops)
         report.proofs += rows.prove_witnesses(measured, tools.renderer, words, command.template)
-    plan = _look_at_steps(report, command, measured) if measured and measured.train else None
+    plan = _look_at_steps(report, command, measured) if measured and len(measured.train) else None
     _look_at_machine(report, command, info, machine, (trained, plan))
     if isinstance(command, Rlhf):
         report.proofs.append(
@@ -202,16 +202,14 @@ def _look_at_rows(report: CheckReport, command: Sft, renderer: Renderer, task: T
     """All rows, rendered and measured; None, and a failed proof, when they cannot be read at all."""
     access = HubAccess(command.general.use_hf, command.general.hub_token)
     # A stream is looked at as a whole, so that its lengths are known.
-    data = command.data.model_copy(update={"streaming": False, "cached_dataset": [], "cached_val_dataset": []})
-    if command.data.cached_dataset or command.data.cached_val_dataset:
-        report.proofs.append(
-            Proof("every data set is looked at", False, "--cached_dataset and --cached_val_dataset are not, not available yet",
-                  "Check their rows with --dataset before they are cached.")
-        )  # fmt: skip
-    if not data.dataset:
+    update: dict[str, Any] = {"streaming": False}
+    if command.sources["dataset_num_proc"].origin is Origin.DEFAULT:
+        update["dataset_num_proc"] = cores()
+    data = command.data.model_copy(update=update)
+    if not data.dataset and not data.cached_dataset:
         return None
     try:
-        measured = measure(data, Rendering(renderer, command.template, task), access, processes=cores())
+        measured = measure(data, Rendering(renderer, command.template, task), access, command.general.external_plugins)
     except UsageError:
         raise
     except SwiftError as error:
@@ -221,8 +219,8 @@ def _look_at_rows(report: CheckReport, command: Sft, renderer: Renderer, task: T
     report.left_out = rows.left_out(measured)
     report.datasets = rows.dataset_facts(measured)
     report.max_length, report.longer = command.template.max_length, measured.longer
-    report.lengths = histogram(measured.numbers.lengths)
-    if not measured.train:
+    report.lengths = histogram(measured.numbers.lengths.tolist())
+    if not len(measured.train):
         report.proofs.append(Proof("there are rows to train on", False, "none is left", "See the rows left out."))
     return measured
 
@@ -231,7 +229,7 @@ def _look_at_steps(report: CheckReport, command: Sft, measured: Measured) -> Sch
     """How many steps the run has, and how many tokens a step."""
     training, count = command.training, processes()
     numbers = measured.numbers
-    lengths = [numbers.lengths[sample] for sample in measured.train]
+    lengths: list[int] = numbers.lengths[measured.train].tolist()
     is_by_row = task_of(command) != "supervised"  # a row of other tasks may hold several samples
     drawn, what = (measured.rows_to_train, "rows") if is_by_row else (len(lengths), "samples")
     if training.packing:
@@ -243,7 +241,7 @@ def _look_at_steps(report: CheckReport, command: Sft, measured: Measured) -> Sch
             )
         drawn, what = len(pack_in_processes(lengths, capacity, training.packing_num_proc)), "packs"
     plan = schedule(training, drawn, count)
-    tokens, learnt = sum(lengths), sum(numbers.learnt[sample] for sample in measured.train)
+    tokens, learnt = sum(lengths), int(numbers.learnt[measured.train].sum())
     batch = f"{training.per_device_train_batch_size} x {training.gradient_accumulation_steps} x {count}"
     report.schedule += [
         Fact(f"{what} per epoch", f"{plan.rows:,}", f"{counted(len(lengths), 'sample')}" if training.packing else ""),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy
+
 from swift.chat.render import Renderer
 from swift.options.template import TemplateOptions
 from swift.proofs import rendering
@@ -52,7 +54,7 @@ def shown_rows(measured: Measured, words: Words) -> list[ShownRow]:
     """The first rows of every data set."""
     rows, seen = [], dict[str, set[int]]()
     for witness in measured.witnesses:
-        source = measured.places.sources[witness.row]
+        source = witness.source
         first = seen.setdefault(source, set())
         if witness.row not in first and len(first) == FIRST:
             continue
@@ -65,14 +67,14 @@ def shown_rows(measured: Measured, words: Words) -> list[ShownRow]:
 
 def dataset_facts(measured: Measured) -> list[DatasetFacts]:
     """What each data set brings to training and to validation; a sample counts as often as it is used."""
-    facts = []
+    numbers, facts = measured.numbers, []
     for split, order in (("train", measured.train), ("validation", measured.val)):
         sums: dict[str, list[int]] = {}
-        for sample in order:
-            row = sums.setdefault(measured.source(sample), [0, 0, 0])
-            row[0] += 1
-            row[1] += measured.numbers.lengths[sample]
-            row[2] += measured.numbers.learnt[sample]
+        for source in dict.fromkeys(numbers.sources[order].tolist()):
+            own = order[numbers.sources[order] == source]
+            row = sums.setdefault(measured.names[source], [0, 0, 0])
+            found = (len(own), int(numbers.lengths[own].sum()), int(numbers.learnt[own].sum()))
+            row[:] = [total + more for total, more in zip(row, found, strict=True)]
         facts += [DatasetFacts(name, split, *row) for name, row in sums.items()]
     return facts
 
@@ -91,7 +93,7 @@ def prove_numbers(measured: Measured, template: TemplateOptions, *, learns: bool
 
     learns: whether samples are learnt from, or prompts. has_stops: whether there are tokens that end a reply.
     """
-    train, val = sorted(set(measured.train)), sorted(set(measured.val))
+    train, val = numpy.unique(measured.train).tolist(), numpy.unique(measured.val).tolist()
     digests = measured.numbers.digests
     proofs = [_prove_readable(measured, template)]
     if learns:
@@ -170,10 +172,9 @@ def _prove_readable(measured: Measured, template: TemplateOptions) -> Proof:
 
 def _prove_taught(measured: Measured, samples: Sequence[int]) -> Proof:
     """That samples have something to learn."""
-    lengths, learnt = measured.numbers.lengths, measured.numbers.learnt
-    poor = [
-        s for s in samples if learnt[s] < min(FEWEST_LEARNT, lengths[s] - 1) or learnt[s] < SMALLEST_SHARE * lengths[s]
-    ]
+    lengths, learnt = measured.numbers.lengths[samples], measured.numbers.learnt[samples]
+    is_poor = (learnt < numpy.minimum(FEWEST_LEARNT, lengths - 1)) | (learnt < SMALLEST_SHARE * lengths)
+    poor = numpy.flatnonzero(is_poor).tolist()
     return Proof(
         claim="every sample has something to learn",
         holds=len(poor) <= TOLERATED * len(samples),
@@ -181,7 +182,9 @@ def _prove_taught(measured: Measured, samples: Sequence[int]) -> Proof:
         f"{FEWEST_LEARNT} learnt tokens, or less than {SMALLEST_SHARE:.0%}",
         advice="Look whether the replies are where they belong, and whether cutting (--truncation_strategy) takes them "
         "away.",
-        examples=tuple(f"{measured.place(s)}: {learnt[s]} of {lengths[s]} tokens are learnt" for s in poor[:EXAMPLES]),
+        examples=tuple(
+            f"{measured.place(samples[i])}: {learnt[i]} of {lengths[i]} tokens are learnt" for i in poor[:EXAMPLES]
+        ),
     )  # fmt: skip
 
 
