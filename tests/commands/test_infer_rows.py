@@ -57,6 +57,22 @@ def test_every_row_is_answered_in_order_with_its_labels_and_columns(checkpoint, 
     assert any(result["response"] for result in results)
 
 
+@pytest.mark.parameter("val_dataset")
+@pytest.mark.parameter("agent_template")
+def test_a_row_that_ends_with_calls_of_tools_is_answered_and_labelled_with_their_wording(checkpoint, tmp_path):
+    call = {"role": "tool_call", "content": '{"name": "add", "arguments": {"a": 1}}'}
+    asked = {"role": "user", "content": "What is 1 and 1?"}
+    turns = [[asked, call], [asked, {"role": "assistant", "content": "Let me see."}, call, call],
+             [asked, call, {"role": "tool_response", "content": "2"}, call],
+             [asked, call, {"role": "tool_response", "content": "2"}, {"role": "assistant", "content": "Two."}]]  # fmt: skip
+    val = tiny.jsonl(tmp_path / "val.jsonl", [{"messages": messages} for messages in turns])
+    results = answer(checkpoint, val, "--agent_template", "hermes")
+    said = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+    assert [row["labels"] for row in results] == [said, f"Let me see.\n{said}\n{said}", said, "Two."]
+    assert [len(row["messages"]) for row in results] == [2, 2, 4, 4]  # what came before, and the reply
+    assert results[0]["messages"][:-1] == [asked]
+
+
 @pytest.mark.parameter("result_path")
 def test_results_are_added_to_a_file_that_is_there(checkpoint, val, capsys):
     first = answer(checkpoint, val)

@@ -183,6 +183,21 @@ class Renderer:
             extra["stop_words"] = words
         return Prompt("".join(texts), [*prefix_ids, *ids], extra)
 
+    def reply_text(self, conversation: Conversation) -> str:
+        """What the assistant says last, its calls of tools in the words of their format. Raises DataError."""
+        prepared, joint = self._prepared(conversation)
+        messages = prepared.messages
+        check_turns(messages, is_chat=self._template is not None, is_answered=True)
+        last = max((i for i, m in enumerate(messages) if m.role not in ("assistant", "tool_call")), default=-1)
+        if self._training is None:
+            pieces = _plain_pieces(messages)
+        else:
+            pieces = self._tools.cut(self._training, prepared, is_prompt=False).pieces
+        text = "".join(piece.text for piece in pieces if piece.turn is not None and piece.turn > last).rstrip()
+        for word in self.stop_words:
+            text = text.removesuffix(word)
+        return (text if joint is None else text.replace(joint, "")).strip()
+
     def _opened(self, texts: list[str]) -> tuple[list[str], str]:
         """The texts of a prompt with the right beginning of a reply at their end, and that beginning.
 

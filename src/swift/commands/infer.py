@@ -171,7 +171,7 @@ class Tally:
 
 
 def questions_of(data: DataOptions, sample: int | None, hub: HubAccess) -> list[Question]:
-    """The rows to answer, each without its last assistant message, which becomes its labels.
+    """The rows to answer, each without its last reply, which becomes its labels.
 
     Columns without a meaning are kept: a file of results says what its rows said.
     """
@@ -217,10 +217,24 @@ def _result_path(command: Infer, info: ModelInfo) -> Path:
 
 
 def _question(number: int, conversation: Conversation) -> Question:
-    last = conversation.messages[-1]
-    if last.role != "assistant":
+    messages = conversation.messages
+    if messages[-1].role == "tool_call":
+        before = max((i for i, m in enumerate(messages) if m.role not in ("assistant", "tool_call")), default=-1) + 1
+        calls = messages[before:]
+        asked = replace(conversation, messages=messages[:before])
+        return Question(number, asked, "\n".join(message.content for message in calls), calls)
+    if messages[-1].role != "assistant":
         return Question(number, conversation, None)
-    return Question(number, replace(conversation, messages=conversation.messages[:-1]), last.content)
+    return Question(number, replace(conversation, messages=messages[:-1]), messages[-1].content)
+
+
+def _worded(chat: Chat, question: Question) -> Question:
+    """A question whose expected reply is what the model would have to say. Raises DataError for unreadable calls."""
+    if not question.calls:
+        return question
+    asked = question.conversation
+    whole = replace(asked, messages=(*asked.messages, *question.calls))
+    return replace(question, labels=chat.renderer.reply_text(whole))
 
 
 def _asked(command: Infer, chat: Chat, info: ModelInfo, questions: Sequence[Question], tally: Tally) -> list[Asked]:
@@ -228,7 +242,8 @@ def _asked(command: Infer, chat: Chat, info: ModelInfo, questions: Sequence[Ques
     asked: list[Asked] = []
     for question in questions:
         try:
-            asked.append(Asked(len(asked), question, _prompt(chat, question, command.template, info.max_length)))
+            prompt = _prompt(chat, question, command.template, info.max_length)
+            asked.append(Asked(len(asked), _worded(chat, question), prompt))
             continue
         except DataError as error:
             why = str(error)

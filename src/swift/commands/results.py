@@ -18,11 +18,15 @@ from swift.engines.base import Completion, TokenLogprob
 
 @dataclass(frozen=True)
 class Question:
-    """A row to answer: its number from 1, what was said before the reply, and the reply that was expected."""
+    """A row to answer: its number from 1, what was said before the reply, and the reply that was expected.
+
+    calls: the messages of that reply, where it ends with calls of tools; how it reads is for a template to say.
+    """
 
     number: int
     conversation: Conversation
     labels: str | None
+    calls: tuple[Message, ...] = ()
 
 
 def result_path(asked_for: str | None, checkpoint: Path | None, model: str) -> Path:

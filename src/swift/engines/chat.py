@@ -30,6 +30,10 @@ class Rendering(Protocol):
         """The conversation as the beginning of a reply."""
         ...
 
+    def reply_text(self, conversation: Conversation) -> str:
+        """What the assistant says last, its calls of tools in the words of their format."""
+        ...
+
 
 class Chat:
     """Conversations in, replies out. The history is the caller's.
