@@ -184,6 +184,15 @@ def test_every_bad_row_is_reported_with_its_line_and_the_others_are_kept(tmp_pat
             load(path, strict=True)
 
 
+def test_competing_columns_cost_the_rows_that_have_them_and_are_an_error_when_all_have(tmp_path: Path):
+    good, bad = {"query": "Hi", "answer": "Ho"}, {"query": "Hi", "answer": "Ho", "output": "No"}
+    data = load(tiny.jsonl(tmp_path / "rows.jsonl", [good, bad, good]))
+    assert len(data.train) == 2
+    assert [row.line for row in data.report.bad] == [2]
+    with pytest.raises(DataError, match=r"none of its 3 rows.*\n.*3  its columns leave open.*'answer' and 'output'"):
+        load(tiny.jsonl(tmp_path / "all.jsonl", [bad] * 3))
+
+
 def test_rows_that_fail_alike_are_counted_together(tmp_path: Path):
     bad = [{"messages": [USER] * i + [{"role": name, "content": "x"}]} for i, name in enumerate(["a", "b", "c"])]
     path = tiny.jsonl(tmp_path / "rows.jsonl", [*rows(1), *bad, {"query": "u"}, {"query": "v"}])

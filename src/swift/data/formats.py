@@ -54,12 +54,12 @@ class ConversationReader:
         self.keep_others = keep_others
         self.form: Format | None = form
         self.met = met or Met()
-        self._shapes: dict[tuple[str, ...], Shape] = {}
+        self._shapes: dict[tuple[str, ...], Shape | RowError] = {}
 
     def read(self, row: Row) -> Conversation:
         """The conversation of a row.
 
-        Raises RowError when this row is at fault, DataError when its columns leave open what they are.
+        Raises RowError when this row is at fault: by what it says, or by columns that leave open what they are.
         """
         shape = self._shape(row)
         values = row.values
@@ -98,12 +98,14 @@ class ConversationReader:
         columns = tuple(row.values)
         shape = self._shapes.get(columns)
         if shape is None:
+            self.met.columns.update(columns)
             try:
                 shape = shape_of(columns, self.renamed, self.form)
             except DataError as error:
-                raise DataError(f"{row.file}:{row.line}: {error}") from None
+                shape = RowError("", "its columns leave open what they are", str(error).rstrip("."))
             self._shapes[columns] = shape
-            self.met.columns.update(columns)
+        if isinstance(shape, RowError):
+            raise RowError("", shape.reason, shape.detail)
         return shape
 
 

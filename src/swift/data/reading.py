@@ -56,7 +56,7 @@ class RowReader:
     def read(self, row: Row, recipe: Recipe) -> list[Conversation]:
         """The conversations of a row: one, unless its data set prepares rows and makes none or several of it.
 
-        Raises RowError when this row is at fault, DataError when its columns leave open what they are.
+        Raises RowError when this row is at fault.
         """
         try:
             return self._read(row, recipe)
