@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections import Counter
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -256,7 +258,14 @@ def test_rows_to_validate_on_are_read_at_once(tmp_path):
     data = DataOptions(dataset=[numbered(tmp_path / "a.jsonl", 9)], val_dataset=[numbered(tmp_path / "b.jsonl", 3, 50)],
                        columns={"query": "question"}, streaming=True)  # fmt: skip
     template = TemplateOptions(max_length=100, truncation_strategy="delete")
-    loaded = load_stream(data, template, Renderer(tiny.tokenizer(), template))
+    made: list[Any] = []
+
+    def once(make: Callable[[], Any]) -> Any:  # as the one process of several that makes them for all
+        made.append(make())
+        return pickle.loads(pickle.dumps(made[0]))
+
+    loaded = load_stream(data, template, Renderer(tiny.tokenizer(), template), once=once)
+    assert len(made) == 1
     assert loaded.val is not None
     assert [said(loaded.val[i]) for i in range(3)] == [50, 51, 52]
     assert said(loaded.train.first()) in range(9)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import runs
 import torch
+from transformers import TrainerCallback
 
 import tiny
 from swift.chat.render import Renderer
@@ -152,6 +153,33 @@ def test_rows_left_out_are_told_as_they_come_and_summed_up_at_the_end(tmp_path, 
     bad = [json.loads(line) for line in (tmp_path / "bad_rows.jsonl").read_text().splitlines()]
     assert [row["line"] for row in bad] == [9, 18]
     assert run.trainer.state.epoch == pytest.approx(1.95, abs=0.1)
+
+
+def test_rows_that_cannot_be_used_are_written_as_they_come_and_survive_a_run_that_is_killed(tmp_path):
+    file = rows(tmp_path / "a.jsonl", 18)
+    (tmp_path / "bad_rows.jsonl").write_text(json.dumps({"file": "val.jsonl", "line": 1, "reason": "is empty"}) + "\n")
+    run = runs.prepare(tmp_path, train=stream(file, dataset_shuffle=False), max_steps=8)
+    run.trainer.add_callback(Killed(3))
+    with pytest.raises(MemoryError):
+        run.session.run(run.trainer, None, {})
+    bad = [json.loads(line) for line in (tmp_path / "bad_rows.jsonl").read_text().splitlines()]
+    assert [(row["file"], row["line"]) for row in bad] == [("val.jsonl", 1), (str(file), 9)]
+    assert bad[1]["reason"] == "is not valid JSON"
+    runs.train(tmp_path, train=stream(file, dataset_shuffle=False), max_steps=8)
+    bad = [json.loads(line) for line in (tmp_path / "bad_rows.jsonl").read_text().splitlines()]
+    assert [row["line"] for row in bad] == [1, 9, 18]
+    assert all(row["raw"] for row in bad[1:])
+
+
+class Killed(TrainerCallback):
+    """Ends a run as nothing else does, after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.steps:
+            raise MemoryError
 
 
 @pytest.mark.parameter("dataloader_num_workers")

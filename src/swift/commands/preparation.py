@@ -143,7 +143,9 @@ def load(command: Sft, renderer: Renderer, hub: HubAccess) -> Data:
     if not data.streaming:
         return processes.made_once(lambda: load_samples(data, template, renderer, hub, plugins), wait)
     length = pack_capacity(command.training.packing_length) if command.training.packing else None
-    return load_stream(data, template, renderer, hub, packing_length=length)
+    return load_stream(
+        data, template, renderer, hub, plugins, packing_length=length, once=lambda make: processes.made_once(make, wait)
+    )
 
 
 def write_accounts(data: Data, folder: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from dataclasses import asdict
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ MAX_BYTES = 4096
 
 
 def write_bad_rows(rows: Sequence[BadRow], folder: Path) -> Path | None:
-    """Write `bad_rows.jsonl` into `folder`; None when there are none to write.
+    """Write `bad_rows.jsonl` into `folder`, behind what stands there of other rows; None when there are none to write.
 
     A line is an object of `file`, `line`, `key_path`, `reason`, `detail` and `raw`: the beginning of the row as it
     stands in its file, at most `MAX_BYTES` of UTF-8, in which bytes that are none are written as `\\xff`.
@@ -27,8 +28,22 @@ def write_bad_rows(rows: Sequence[BadRow], folder: Path) -> Path | None:
     if not rows:
         return None
     path = folder / FILE_NAME
-    write_rows(path, _records(rows))
-    return path
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    places = {(row.file, row.line) for row in rows}
+    before = [each for each in map(json.loads, lines) if (each["file"], each["line"]) not in places]
+    beside = path.with_suffix(".new")
+    write_rows(beside, chain(before, _records(rows)))
+    return beside.replace(path)
+
+
+def note_bad_rows(rows: Sequence[BadRow], folder: Path) -> None:
+    """Add rows at once and without their texts, which take a walk through their files, for a run that may be killed.
+
+    Several processes may do so; `write_bad_rows` of the same rows takes the place of what they wrote.
+    """
+    text = "".join(json.dumps({**asdict(row), "raw": ""}, ensure_ascii=False) + "\n" for row in rows)
+    with (folder / FILE_NAME).open("ab", buffering=0) as file:
+        file.write(text.encode("utf-8", "backslashreplace"))
 
 
 def _records(rows: Sequence[BadRow]) -> Iterator[dict[str, Any]]:
@@ -36,14 +51,7 @@ def _records(rows: Sequence[BadRow]) -> Iterator[dict[str, Any]]:
         some = list(group)
         texts = _texts(Path(file), {row.line for row in some})
         for row in some:
-            yield {
-                "file": row.file,
-                "line": row.line,
-                "key_path": row.key_path,
-                "reason": row.reason,
-                "detail": row.detail,
-                "raw": texts.get(row.line, ""),
-            }
+            yield {**asdict(row), "raw": texts.get(row.line, "")}
 
 
 def _texts(path: Path, lines: set[int]) -> dict[int, str]:

@@ -35,6 +35,8 @@ from swift.options.data import DataOptions
 from swift.options.template import TemplateOptions
 
 Collate = Callable[[list[Sample]], dict[str, Any]]
+Validation = tuple[SampleSet, Report]
+"""Samples to validate on, and what was left out of them."""
 
 _PATIENCE = 4
 
@@ -122,15 +124,23 @@ class StreamedData:
 
 
 def load_stream(options: DataOptions, template: TemplateOptions, renderer: Renders, access: HubAccess | None = None,
-                plugins: Sequence[str] = (), *, packing_length: int | None = None) -> StreamedData:  # fmt: skip
+                plugins: Sequence[str] = (), *, packing_length: int | None = None,
+                once: Callable[[Callable[[], Validation]], Validation] = lambda make: make()) -> StreamedData:  # fmt: skip
     """The stream of `--dataset`, and the samples of `--val_dataset`, which are made at once.
 
+    once: makes the latter; where there are several processes, by one of them for all.
     Raises what `open_stream` raises, and DataError when no row is left to validate on.
     """
     stream = open_stream(options, template, renderer, access, packing_length=packing_length)
     get_logger().info("train: %s", stream.describe())
     if not options.val_dataset and not options.cached_val_dataset:
         return StreamedData(stream, None, Report())
+    val, report = once(lambda: _validation(options, template, renderer, access, plugins))
+    return StreamedData(stream, val, report)
+
+
+def _validation(options: DataOptions, template: TemplateOptions, renderer: Renders, access: HubAccess | None,
+                plugins: Sequence[str]) -> Validation:  # fmt: skip
     rest = options.model_copy(update={"dataset": [], "interleave_prob": None})
     with Preparation(rest, template, renderer, access, plugins) as preparation:
         val = preparation.samples(preparation.arrange(are_all=False).val or [])
@@ -140,7 +150,7 @@ def load_stream(options: DataOptions, template: TemplateOptions, renderer: Rende
     if not len(val):
         raise DataError("No row of --val_dataset is left to validate on.")
     get_logger().info("validation: %s", val.describe())
-    return StreamedData(stream, val, report)
+    return val, report
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from swift.core.logs import get_logger
 from swift.data.cursor import Cursor, cursor_file, read_cursors, resumption
-from swift.data.quarantine import FILE_NAME, write_bad_rows
+from swift.data.quarantine import note_bad_rows, write_bad_rows
 from swift.data.report import Report
 from swift.data.rows import BadRow
 from swift.data.stream import Collate, Share, Stream, StreamBatch, StreamedBatches
@@ -54,6 +54,7 @@ class Follower(TrainerCallback):
         self.collate = collate
         self.report = Report()
         self._bad: dict[tuple[str, int], BadRow] = {}
+        self._folder: Path | None = None
         self._cursor: Cursor | None = None
         self._finished = 0
         self._begins: list[Cursor] = []
@@ -73,6 +74,7 @@ class Follower(TrainerCallback):
     def loader(self, args: TrainingArguments) -> DataLoader[StreamBatch]:
         """The batches of this process, made beside it with `--dataloader_num_workers 1`."""
         begin = None
+        self._folder = Path(str(args.output_dir))
         if self._begins:
             begin = resumption(self._begins, self.stream.plan(self.share.lanes), self.share.own)
             place = begin.reading
@@ -132,22 +134,26 @@ class Follower(TrainerCallback):
 
     @override
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Sum up what became of the rows, over all processes; those that cannot be used are written down."""
+        """Sum up what became of the rows, over all processes; those that cannot be used are written with their texts."""
         total = Report()
         for report in gathered(self.report):
             _add(total, report)
         total.log()
         bad = {place: row for rows in gathered(self._bad) for place, row in rows.items()}
         if state.is_world_process_zero:
-            _add_bad_rows([bad[place] for place in sorted(bad)], Path(str(args.output_dir)))
+            write_bad_rows([bad[place] for place in sorted(bad)], Path(str(args.output_dir)))
 
     def _hear(self, news: Report) -> None:
-        """Count what became of some rows, and show the first row of every cause at once."""
+        """Count what became of some rows, write down the bad ones, and show the first row of every cause at once."""
         for cause, (_, row) in news.dropped.items():
             if cause not in self.report.dropped:
                 get_logger().warning("left out: %s (others like it are counted)", row)
         _add(self.report, news)
-        self._bad.update({(row.file, row.line): row for row in news.bad})
+        met = {(row.file, row.line): row for row in news.bad}
+        first_met = [row for place, row in met.items() if place not in self._bad]
+        if first_met and self._folder is not None:
+            note_bad_rows(first_met, self._folder)
+        self._bad.update(met)
 
 
 def _add(total: Report, news: Report) -> None:
@@ -157,14 +163,6 @@ def _add(total: Report, news: Report) -> None:
     for cause, (count, row) in news.dropped.items():
         before, first = total.dropped.get(cause, (0, row))
         total.dropped[cause] = (before + count, first)
-
-
-def _add_bad_rows(rows: list[BadRow], folder: Path) -> None:
-    """Write the rows behind those of the validation set, which were known before training."""
-    file = folder / FILE_NAME
-    before = file.read_text(encoding="utf-8") if file.is_file() else ""
-    if write_bad_rows(rows, folder):
-        file.write_text(before + file.read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def _write_report(report: Report) -> dict[str, Any]:
