@@ -216,6 +216,28 @@ def test_thinking_is_turned_on_and_off_at_inference() -> None:
     assert opened("qwen3_nothinking", enable_thinking=False) == ""
 
 
+BUDGETED = "{% if thinking_budget is defined %}<|im_start|>system\nThink in {{ thinking_budget }} tokens.<|im_end|>\n{% endif %}"
+
+
+def test_a_thinking_budget_reaches_the_template_in_steps_it_was_taught(monkeypatch) -> None:
+    def texts() -> list[str]:
+        tok = tiny.tokenizer(BUDGETED + tiny.CHATML)
+        renderer = Renderer(tok, TemplateOptions())
+        return [tok.decode(renderer.sample(PLAIN).input_ids), renderer.prompt(chat("Q")).text]
+
+    monkeypatch.delenv("THINKING_BUDGET", raising=False)
+    assert not any("Think in" in text for text in texts())
+    for given, meant in ((0, 0), (1, 512), (600, 1024), (10**6, 16384)):
+        monkeypatch.setenv("THINKING_BUDGET", str(given))
+        assert all(text.startswith(f"<|im_start|>system\nThink in {meant} tokens.") for text in texts())
+
+
+def test_a_thinking_budget_that_the_template_does_not_read_is_refused(monkeypatch) -> None:
+    monkeypatch.setenv("THINKING_BUDGET", "512")
+    with pytest.raises(UsageError, match="THINKING_BUDGET=512 has no effect"):
+        made()
+
+
 def test_a_template_that_cannot_think_says_so_when_asked_to(caplog) -> None:
     with _heard(caplog):
         made(enable_thinking=True)

@@ -136,6 +136,7 @@ class Renderer:
         return {
             "template": layout.name if layout else None,
             "chat_template": self.chat_template,
+            "budget": self._template.budget if self._template else {},
             "today": f"{date.today()}" if "strftime_now" in (self.chat_template or "") else None,
             "tokenizer": self._encoder.fingerprint(),
             "tokenizer_name": self._encoder.name,

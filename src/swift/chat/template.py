@@ -16,6 +16,7 @@ from swift.chat.layouts import compile_layout, with_default_system
 from swift.chat.messages import Message
 from swift.chat.probing import Traits, looks_for, opening_of, probe, variables
 from swift.chat.weights import parse_loss_scale
+from swift.core import environment
 from swift.core.errors import DataError, ModelError, UsageError
 from swift.core.logs import get_logger
 from swift.options.template import TemplateOptions
@@ -24,6 +25,10 @@ logger = get_logger()
 
 KEEP_HISTORY = {"preserve_thinking": True, "clear_thinking": False}
 """Variables by which templates are asked to keep what past replies thought; a template is given those it reads."""
+
+BUDGET = "thinking_budget"
+BUDGETS = (0, 512, 1024, 2048, 4096, 8192, 16384)
+"""The budgets that Seed-OSS was taught, in tokens; what lies between two of them becomes the larger."""
 
 _TOKEN = re.compile(r"\{\{(ID|ATTR):(\w+)\}\}")
 
@@ -41,6 +46,7 @@ class ChatTemplate:
     looks_for: strings it may look for in what is said.
     is_wrapped: whether --system was put in front of the checkpoint's own template.
     default_system: the system text of conversations that bring none, as far as it is known.
+    budget: the variable that says how long the model may think; empty where nobody does.
     reads_tools: whether it is the checkpoint's own template and looks at tools.
     """
 
@@ -65,9 +71,11 @@ class ChatTemplate:
         is_edited = options.template_backend == "swift"
         keeps = is_edited and parse_loss_scale(options.loss_scale).base != "last_round"
         kept = {name: value for name, value in KEEP_HISTORY.items() if name in known}
-        self._training = kept if keeps or (is_edited and self.layout) else {}
+        self.budget = _thinking_budget(known)
+        self._training = {**self.budget, **(kept if keeps or (is_edited and self.layout) else {})}
         switch = self.traits.switch
-        self._inference: dict[str, Any] = kept if is_edited and self.layout else {}  # past thinking is gone by then
+        # past thinking is gone by then
+        self._inference: dict[str, Any] = {**self.budget, **(kept if is_edited and self.layout else {})}
         if switch and options.enable_thinking is not None:
             self._inference = {**self._inference, switch: options.enable_thinking}
         self.opening = opening_of(self._chat, self._inference)
@@ -179,6 +187,22 @@ def system_text(given: str | None) -> str | None:
     if not path.is_file():
         raise UsageError(f"--system {given}: there is no such file. Give a text, or the path of a .txt file.")
     return path.read_text(encoding="utf-8").rstrip("\n")
+
+
+def _thinking_budget(known: set[str]) -> dict[str, int]:
+    """The variable by which a template is told how long the model may think; nothing where nobody says so.
+
+    Raises UsageError for a budget that the template does not read.
+    """
+    budget = environment.THINKING_BUDGET.integer()
+    if budget is None:
+        return {}
+    if BUDGET not in known:
+        raise UsageError(
+            f"THINKING_BUDGET={budget} has no effect: the chat template does not read {BUDGET}. Unset the environment "
+            "variable, or use the template of a checkpoint that does, without --template."
+        )
+    return {BUDGET: next((step for step in BUDGETS if budget <= step), BUDGETS[-1])}
 
 
 def _chosen(tokenizer: Any, options: TemplateOptions, layout: Layout | None) -> Layout | None:

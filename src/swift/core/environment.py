@@ -66,6 +66,9 @@ VLLM_USE_V1 = Variable("VLLM_USE_V1", "Chooses between the engines of vLLM. Read
 SWIFT_TIMEOUT = Variable(
     "SWIFT_TIMEOUT", "Seconds to wait for a medium given as a URL; 0 or less waits for ever.", "20"
 )
+THINKING_BUDGET = Variable(
+    "THINKING_BUDGET", "Tokens in which the model is told to think, for chat templates that read `thinking_budget`."
+)
 ROOT_IMAGE_DIR = Variable("ROOT_IMAGE_DIR", "Folder in which relative paths of media are looked up.")
 SWIFT_SINGLE_DEVICE_MODE = Variable("SWIFT_SINGLE_DEVICE_MODE", "1: each process sees one device only.", "0")
 SWIFT_PATCH_CONV3D = Variable("SWIFT_PATCH_CONV3D", "1: avoid the slow Conv3d of torch 2.9.", "0")
