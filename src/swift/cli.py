@@ -117,6 +117,7 @@ def _command(name: str, argv: list[str], language: str) -> int:
     from swift.options.parse import parse
 
     command = parse(name, argv, language)
+    launch.export_knobs(command.model.model_kwargs or {})
     if name in CHECKED and command.proof.dry_run:
         launch.settle_threads()
         return _run("swift.commands.check:run", command)

@@ -10,7 +10,8 @@ import atexit
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from swift.core import environment
 from swift.core.logs import get_logger
@@ -34,6 +35,15 @@ def settle_threads() -> None:
 
 def _without_tokenizer_threads() -> None:
     os.environ.update(TOKENIZERS_PARALLELISM="false")
+
+
+def export_knobs(knobs: Mapping[str, Any]) -> None:
+    """Set the environment variables of `--model_kwargs`, each the name of a knob in capitals.
+
+    That is where the code of models reads them, some of it while it is imported, and where other processes inherit
+    them from. What stood there before is replaced: the command line goes before the environment.
+    """
+    os.environ.update({name.upper(): environment.knob_text(value) for name, value in knobs.items()})
 
 
 def relaunch(command: str, argv: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import tiny
 from swift.core.errors import MissingPackage, ModelError, UsageError
 from swift.core.logs import get_logger
-from swift.models.device import place
+from swift.models.device import Devices, place, require_trainable
 from swift.models.info import model_info
 from swift.models.load import load_model
 from swift.models.parameters import num_parameters, parameter_table
@@ -132,13 +132,58 @@ def test_weights_lie_where_the_device_map_says(checkpoint, tmp_path):
         load(checkpoint, device_map="nonsense")
 
 
+THREE_OF_SIX = Devices("cuda", 6, num_processes=3, rank=2)
+
+
 @pytest.mark.parameter("device_map")
-def test_gpu_numbers_count_from_the_process_of_their_rank(monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "2")
-    assert place({"model": 0, "lm_head": "1", "norm": "cpu"}, None, training=True).device_map == {
-        "model": 2, "lm_head": 3, "norm": "cpu"
-    }  # fmt: skip
-    assert place("auto", {"0": "20GB", "cpu": "1GB"}, training=True).max_memory == {2: "20GB", "cpu": "1GB"}
+@pytest.mark.parameter("max_memory")
+def test_gpu_numbers_count_from_the_process_of_their_rank():
+    placed = place({"model": 0, "lm_head": "3", "norm": "cpu"}, None, THREE_OF_SIX, training=True)
+    assert placed.device_map == {"model": 2, "lm_head": 5, "norm": "cpu"}
+    placed = place("auto", {"0": "20GB", "cpu": "1GB"}, THREE_OF_SIX, training=True)
+    assert placed.max_memory == {2: "20GB", "cpu": "1GB"}
+
+
+@pytest.mark.parameter("device_map")
+def test_a_gpu_of_another_process_and_one_that_is_not_there_are_refused():
+    with pytest.raises(UsageError, match=r"names device 1, which another process .* counts its devices 0, 3, 6"):
+        place({"model": 0, "lm_head": 1}, None, THREE_OF_SIX, training=True)
+    with pytest.raises(UsageError, match=r"names device 6, .* put it on device 8: there are 6 of kind cuda"):
+        place({"model": 6}, None, THREE_OF_SIX, training=True)
+
+
+@pytest.mark.parameter("device_map")
+@pytest.mark.parametrize(
+    ("devices", "training", "chosen"),
+    [
+        (Devices("cpu", 0), True, None),
+        (Devices("cuda", 1), True, "cuda:0"),
+        (Devices("cuda", 4), True, "auto"),
+        (Devices("cuda", 2, 2, 1), True, "cuda:1"),
+        (Devices("cuda", 4, 2, 1), True, "auto"),
+        (Devices("cuda", 1, 2, 1), True, "cuda:0"),
+        (Devices("npu", 8, 8, 3), True, "npu:3"),
+        (Devices("mps", 1), False, "mps"),
+        (Devices("mps", 1), True, None),  # the trainer moves it there
+    ],
+)
+def test_without_a_device_map_a_process_takes_what_it_has(devices, training, chosen, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "get_memory_info", lambda index: (100 + index, 200))
+    placed = place(None, None, devices, training=training)
+    assert placed.device_map == chosen
+    assert placed.max_memory == ({1: 101, 3: 103} if devices == Devices("cuda", 4, 2, 1) else None)
+    assert place(None, None, devices, training=training, sharded=True).device_map is None
+
+
+@pytest.mark.parameter("device_map")
+def test_what_is_offloaded_does_not_learn(checkpoint):
+    require_trainable({"model.layers.0": "cpu", "model.layers.1": "cpu"})
+    require_trainable({"model.layers.0": 0, "model.layers.1": 1})
+    with pytest.raises(ModelError, match=r"leaves model.layers.1 on cpu, which only inference can do"):
+        require_trainable({"model.layers.0": 0, "model.layers.1": "cpu"})
+    size = 4 * num_parameters(load(checkpoint))
+    with pytest.raises(ModelError, match=r"on disk, which only inference can do"):
+        load(checkpoint, training=True, device_map="auto", max_memory={"cpu": size // 2})
 
 
 @pytest.mark.parameter("max_memory")
@@ -201,7 +246,7 @@ def test_weights_of_another_shape_are_refused(tmp_path):
     ("config", "words"),
     [
         ({"vision_config": {"depth": 1}}, "not available yet: models with images"),
-        ({"model_type": "mine", "auto_map": {"AutoModel": "mine.Mine"}}, "not available yet: code that comes with"),
+        ({"model_type": "mine", "auto_map": {"AutoModel": "mine.Mine"}}, "register the model with loader=RemoteCode"),
         ({"model_type": "mine"}, "does not know the model_type 'mine'"),
         ({"model_type": "clip"}, "is no causal language model"),
     ],

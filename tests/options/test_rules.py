@@ -273,6 +273,21 @@ CONTRADICTIONS = {
         commands.Infer, {"model": "owner/name", "dataset": ["d"]}, {}, "--dataset has no effect with swift infer",
     ),
     "merging_needs_an_adapter": (commands.MergeLora, {"model": "owner/name"}, {}, "--merge_lora needs --adapters"),
+    "quantization_has_its_bits": (
+        commands.Infer, {**INFER, "quant_method": "bnb", "quant_bits": 3}, {}, "has no --quant_bits 3, but 4 or 8",
+    ),
+    "quantized_weights_are_not_trained": (
+        commands.Sft, {**TRAIN, "quant_method": "bnb", "quant_bits": 4, "tuner_type": "full"}, {}, "only adapters beside",
+    ),
+    "missing_weights_come_before_quantization": (
+        commands.Sft, {**TRAIN, "quant_method": "bnb", "quant_bits": 4, "init_strategy": "zero"}, {}, "--init_strategy",
+    ),
+    "hqq_fits_one_device": (
+        commands.Infer, {**INFER, "quant_method": "hqq", "quant_bits": 4, "device_map": {"": 0}}, {}, "on one device",
+    ),
+    "knobs_are_named_and_set": (
+        commands.Sft, {**TRAIN, "model_kwargs": {"a-b": 1, "max_pixels": None, "fps": 2}}, {}, "'a-b', 'max_pixels' cannot",
+    ),
     "merging_needs_whole_weights": (
         commands.Infer, {**INFER, "adapters": ["owner/a"], "merge_lora": True, "quant_method": "bnb"}, {}, "swift merge-lora",
     ),

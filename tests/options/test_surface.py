@@ -30,8 +30,8 @@ COMMANDS = {
 }  # fmt: skip
 METHODS = ("gkd", "grpo")
 """Groups of the manual whose rows hold for one --rlhf_type."""
-OPEN = ("deepspeed", "fsdp", "reward_funcs")
-"""Options whose rows list presets: a file or a name of one's own is fine too."""
+OPEN = ("attn_impl", "deepspeed", "fsdp", "reward_funcs")
+"""Options whose rows list presets or examples: a file, a name of one's own or a further choice is fine too."""
 SPECIAL = {("pt", "use_chat_template"): False, ("pt", "loss_scale"): "all", ("merge-lora", "merge_lora"): True}
 """What the rows' remarks say of swift pt, and what swift merge-lora is."""
 

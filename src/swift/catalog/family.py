@@ -20,6 +20,14 @@ class Family:
     task: what its models do unless `--task_type` says otherwise.
     is_native: whether transformers knows the architecture, so that no code of the checkpoint is needed.
     note: what is known beside.
+    parts: the name of its module group (`catalog.parts`), where it has parts beside a language model.
+    loader: the class that loads it (`models.loader.ModelLoader` or one derived from it); None is transformers' own way.
+    dtype: the type its weights are loaded in, whatever its config says.
+    saved_files: files of the checkpoint that are copied beside saved weights.
+    ignored_files: patterns of files that are not fetched from a hub, in place of the usual ones.
+    requires: packages its loading needs, as `name` or `name>=version`.
+    repository: the repository of source code that its loader imports from, which `--local_repo_path` has a clone of.
+    is_multimodal: whether it reads images, video or audio.
     """
 
     name: str
@@ -29,6 +37,14 @@ class Family:
     task: Task = "causal_lm"
     is_native: bool = True
     note: str = ""
+    parts: str = ""
+    loader: type | None = None
+    dtype: str | None = None
+    saved_files: tuple[str, ...] = ()
+    ignored_files: tuple[str, ...] | None = None
+    requires: tuple[str, ...] = ()
+    repository: str = ""
+    is_multimodal: bool = False
 
     def knows(self, checkpoint: str) -> bool:
         """Whether a checkpoint of that name is one of this family's."""

@@ -74,7 +74,7 @@ def open_chat(command: Infer) -> tuple[Chat, ModelInfo]:
     info = model_info(command.model, access(command.general))
     tokenizer = load_tokenizer(info, command.model.new_special_tokens)
     renderer = Renderer(tokenizer, command.template, layout=layout_for(info, command.template, tokenizer))
-    model = with_room(load_model(info, command.model, training=False), tokenizer)
+    model = with_room(load_model(info, command.model, command.quantization, training=False), tokenizer)
     model = merge(model, info.adapters) if command.merge.merge_lora else load_adapters(model, info.adapters)
     engine = TransformersEngine(
         model,

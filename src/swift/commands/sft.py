@@ -63,7 +63,7 @@ def run(command: Sft) -> Path | int | None:
 def learner(prepared: Prepared) -> PreTrainedModel | PeftModel:
     """The model with its weights, ready to learn what `--tuner_type` trains."""
     command = prepared.command
-    model = with_room(load_model(prepared.info, command.model, training=True), prepared.tokenizer)
+    model = with_room(load_model(prepared.info, command.model, command.quantization, training=True), prepared.tokenizer)
     if is_flat(command):
         isolate(model, command.model.attn_impl, "--packing" if command.training.packing else "--padding_free")
     return attach(

@@ -6,8 +6,10 @@ Values are read when asked for, never at import, so that a test or a launcher ca
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from swift.core.errors import UsageError
 
@@ -90,6 +92,16 @@ LOCAL_WORLD_SIZE = Variable("LOCAL_WORLD_SIZE", "Number of processes on this nod
 TORCHELASTIC_RUN_ID = Variable("TORCHELASTIC_RUN_ID", "Set by torchrun in the processes it starts.")
 LANG = Variable("LANG", "Language of help and errors: Chinese when it begins with zh.", "en")
 NO_COLOR = Variable("NO_COLOR", "Any value: no colours in the terminal.")
+
+
+def names() -> frozenset[str]:
+    """The names of all variables that Swiftlet reads."""
+    return frozenset(value.name for value in globals().values() if isinstance(value, Variable))
+
+
+def knob_text(value: Any) -> str:
+    """The text that a value of `--model_kwargs` is as an environment variable: true and false, JSON, or as it is."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def rank() -> int:

@@ -44,10 +44,13 @@ def access(options: GeneralOptions) -> Access:
     return Access(hub_named(options.use_hf), options.hub_token)
 
 
-def model_folder(name: str, option: str, hub: Access | None, revision: str | None) -> Path:
+def model_folder(
+    name: str, option: str, hub: Access | None, revision: str | None, ignored: Sequence[str] = NOT_NEEDED
+) -> Path:
     """The absolute folder of a model or an adapter: itself, or a copy of what the hub has under this name.
 
-    A folder on this machine always wins, and then nothing is asked. `option` is the flag that `name` was given with.
+    A folder on this machine always wins, and then nothing is asked. `option` is the flag that `name` was given with;
+    `ignored` are patterns of files that are not fetched.
     Raises ModelError when there is no such folder and `hub` is None or has no such model either.
     """
     folder = local_folder(name, option)
@@ -62,7 +65,7 @@ def model_folder(name: str, option: str, hub: Access | None, revision: str | Non
             f"{option} {name}: there is no such folder, and an id of {hub.hub.name} has the form owner/name. "
             f"{what_is_there(Path(name))}"
         )
-    return _fetched(name, hub, revision)
+    return _fetched(name, hub, revision, ignored)
 
 
 def name_of(folder: Path) -> str:
@@ -71,18 +74,17 @@ def name_of(folder: Path) -> str:
     return repository.name.rpartition("--")[2].replace("___", ".")
 
 
-def needed(paths: Sequence[str]) -> list[str]:
+def needed(paths: Sequence[str], ignored: Sequence[str] = NOT_NEEDED) -> list[str]:
     """The files of a model repository that are fetched."""
-    ignored = NOT_NEEDED
     if any(path.endswith(".safetensors") and "/" not in path for path in paths):
-        ignored += TWICE
+        ignored = (*ignored, *TWICE)
     return [path for path in paths if not any(fnmatchcase(path, pattern) for pattern in ignored)]
 
 
-def _fetched(name: str, hub: Access, revision: str | None) -> Path:
+def _fetched(name: str, hub: Access, revision: str | None, ignored: Sequence[str]) -> Path:
     repository = Repository(name, "model", revision or hub.hub.default_revision, hub.token)
     known = known_files(hub.hub, repository)
-    paths = needed(known.listing.paths)
+    paths = needed(known.listing.paths, ignored)
     folder = bring(hub.hub, repository, known, paths)
     get_logger().info("%s of %s, %s: %d files in %s", repository, hub.hub.name, repository.revision, len(paths), folder)
     return folder

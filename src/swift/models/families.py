@@ -30,16 +30,26 @@ def family(
     fitting = fitting_families(architectures)
     if wanted is not None:
         return _checked(wanted, fitting, architectures, model_type)
-    known = [row.name for row in fitting if row.knows(name_of(path))]
+    named = [row for row in FAMILIES.values() if not row.architectures and row.knows(name_of(path))]
+    known = [row.name for row in (*fitting, *named) if row.knows(name_of(path))]
     if len(known) == 1:
         return known[0]
-    if noted in {row.name for row in fitting}:
+    if noted in {row.name for row in (*fitting, *named)}:
         return noted
     writing = [row for row in fitting if row.task == "causal_lm"]
     for rows in (fitting, writing):
         if len(rows) == 1:
             return rows[0].name
     return None
+
+
+def family_named(checkpoint: str, wanted: str | None) -> Family | None:
+    """The family of a checkpoint that is not on this machine yet: the one asked for, else the one its name tells."""
+    if wanted is not None:
+        return FAMILIES.get(wanted)
+    name = checkpoint.rpartition("/")[2]
+    known = [row for row in FAMILIES.values() if row.knows(name)]
+    return known[0] if len(known) == 1 else None
 
 
 def fitting_families(architectures: Sequence[str]) -> list[Family]:

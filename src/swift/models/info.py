@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swift.catalog.families_text import FAMILIES
+from swift.catalog.family import Family
 from swift.core.errors import ModelError
 from swift.core.logs import get_logger
 from swift.hub.base import looks_like_id
-from swift.hub.models import Access, model_folder, name_of
-from swift.models.families import family
+from swift.hub.models import NOT_NEEDED, Access, model_folder, name_of
+from swift.models.families import family, family_named
+from swift.models.knobs import tell_knobs
 from swift.models.precision import dtype_of_this_machine
 from swift.models.rope import RopePlan, plan_rope
 from swift.models.weights import check_folder, check_weight_file, weight_files
@@ -54,6 +57,7 @@ class ModelInfo:
     ties_embeddings: the output projection is the embedding matrix.
     needs_remote_code: the checkpoint brings its own Python code for its architecture.
     adapters: the folders given with `--adapters`, each with an adapter_config.json.
+    repository: the folder of `--local_repo_path`, from which the loader of the family imports.
     """
 
     path: Path
@@ -70,6 +74,7 @@ class ModelInfo:
     ties_embeddings: bool
     needs_remote_code: bool
     adapters: tuple[Path, ...] = ()
+    repository: Path | None = None
 
     @property
     def name(self) -> str:
@@ -94,21 +99,25 @@ def model_info(options: ModelOptions, hub: Access | None = None) -> ModelInfo:
     quantization = _quantization(config)
     architectures = tuple(config.get("architectures") or ())
     model_type = str(config.get("model_type") or "")
+    known = family(options.model_type, architectures, model_type, path, _noted_family(path))
+    row = FAMILIES.get(known or "")
+    tell_knobs(options.model_kwargs or {}, known)
     return ModelInfo(
         path=path,
         model_type=model_type,
         architectures=architectures,
-        family=family(options.model_type, architectures, model_type, path, _noted_family(path)),
-        dtype=options.torch_dtype or _dtype(config, quantization) or dtype_of_this_machine(),
+        family=known,
+        dtype=options.torch_dtype or (row and row.dtype) or _dtype(config, quantization) or dtype_of_this_machine(),
         max_length=rope.max_length,
         rope=rope,
         vocab_size=text.get("vocab_size"),
         is_moe=any("moe" in name.lower() for name in architectures) or any(text.get(key) for key in MOE_KEYS),
-        is_multimodal=any(config.get(key) for key in OTHER_SENSES),
+        is_multimodal=any(config.get(key) for key in OTHER_SENSES) or (row is not None and row.is_multimodal),
         quantization=quantization.get("quant_method"),
         ties_embeddings=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
         needs_remote_code=bool(config.get("auto_map")),
         adapters=adapters,
+        repository=_repository(options.local_repo_path, row, path),
     )
 
 
@@ -212,7 +221,9 @@ def _model_folder(options: ModelOptions, adapters: tuple[Path, ...], hub: Access
                 f"machine under that path. Pass the model it belongs to: --model <folder>."
             )
         get_logger().info("model = %s, which the adapter was trained on", name)
-    folder = model_folder(name, "--model", hub, options.model_revision)
+    row = family_named(name, options.model_type)
+    ignored = NOT_NEEDED if row is None or row.ignored_files is None else row.ignored_files
+    folder = model_folder(name, "--model", hub, options.model_revision, ignored)
     if (folder / "config.json").is_file():
         return folder
     if (folder / "adapter_config.json").is_file():
@@ -223,6 +234,27 @@ def _model_folder(options: ModelOptions, adapters: tuple[Path, ...], hub: Access
     inside = sorted(child.parent.name for child in folder.glob("*/config.json"))
     hint = f" Inside it there are models: {', '.join(inside[:6])}." if inside else ""
     raise ModelError(f"--model {name} is no checkpoint: it holds no config.json.{hint}")
+
+
+def _repository(option: str | None, row: Family | None, path: Path) -> Path | None:
+    """The clone of the source repository that the loader of a family imports from."""
+    wanted = "" if row is None else row.repository
+    if option is None and not wanted:
+        return None
+    if option is None:
+        raise ModelError(
+            f"--model {path} is loaded with source code of {wanted}. Run: git clone {wanted}, and pass its folder with "
+            f"--local_repo_path."
+        )
+    if not wanted:
+        raise ModelError(
+            f"--local_repo_path {option} has no effect on {path}: its family ({row.name if row else 'none known'}) is "
+            f"loaded without source code of a repository. Drop it."
+        )
+    folder = Path(option).expanduser().absolute()
+    if not folder.is_dir():
+        raise ModelError(f"--local_repo_path {option} is no folder. Pass the folder of a clone of {wanted}.")
+    return folder
 
 
 def _noted_family(path: Path) -> str | None:

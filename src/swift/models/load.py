@@ -9,17 +9,21 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.integrations.fsdp import is_fsdp_enabled
 
 from swift.core.errors import MissingPackage, ModelError
 from swift.core.logs import get_logger
-from swift.models.device import place
+from swift.models.device import devices_here, place, require_trainable
 from swift.models.info import LENGTH_KEYS, ModelInfo, require_weights
+from swift.models.initialize import fill_missing
+from swift.models.loader import ModelLoader, loader_of
 from swift.models.precision import torch_dtype
+from swift.models.quantize import converted, loading_arguments
 from swift.models.rope import RopePlan
 from swift.models.weights import check_folder
-from swift.options.model import ModelOptions
+from swift.options.model import ModelOptions, QuantizationOptions
 
 FLASH_PACKAGES = {
     "flash_attention_2": ("flash_attn", "flash-attn"),
@@ -28,26 +32,43 @@ FLASH_PACKAGES = {
 """Attention -> the module that must be importable, and the package that brings it."""
 
 
-def load_model(info: ModelInfo, options: ModelOptions, *, training: bool) -> PreTrainedModel:
+def load_model(
+    info: ModelInfo, options: ModelOptions, quantization: QuantizationOptions | None = None, *, training: bool
+) -> PreTrainedModel:
     """The causal language model of a checkpoint, in `info.dtype`, in evaluation mode, on its devices.
 
-    Nothing is fetched and no code of the checkpoint is run. Raises ModelError when transformers does not know the
-    architecture, when weights are damaged, missing or of other shapes than the config says; MissingPackage when an
-    attention or a quantization needs one.
+    quantization: how its weights are quantized on the way; None leaves them as they are stored.
+
+    Nothing is fetched, and no code of the checkpoint is run unless a plugin asks for it. Raises ModelError when
+    transformers does not know the architecture, when weights are damaged, missing or of other shapes than the config
+    says; MissingPackage when an attention or a quantization needs one.
     """
-    _require_known(info)
+    loader = loader_of(info)
+    _require_known(info, loader)
     require_weights(info)
-    placement = place(options.device_map, options.max_memory, training=training)
+    quantization = quantization or QuantizationOptions()
+    sharded = is_deepspeed_zero3_enabled() or is_fsdp_enabled()
+    placement = place(options.device_map, options.max_memory, devices_here(), training=training, sharded=sharded)
     arguments: dict[str, Any] = {
-        "config": load_config(info),
         "dtype": torch_dtype(info.dtype),
         "device_map": placement.device_map,
         "max_memory": placement.max_memory,
         "local_files_only": True,
-        "output_loading_info": True,
+        **loading_arguments(info, quantization),
+        **_implementations(info, options, training=training),
     }
+    model = _read(loader, load_config(info), arguments)
+    _judge(info, loader.report, model, options.init_strategy)
+    if training:
+        require_trainable(vars(model).get("hf_device_map"))
+    return converted(model, info, quantization)
+
+
+def _implementations(info: ModelInfo, options: ModelOptions, *, training: bool) -> dict[str, Any]:
+    """The arguments of `from_pretrained` that choose attention and experts."""
+    arguments: dict[str, Any] = {}
     if options.attn_impl is not None:
-        arguments["attn_implementation"] = attention(options.attn_impl)
+        arguments["attn_implementation"] = attention(options.attn_impl, training=training)
     if options.experts_impl is not None:
         if not info.is_moe:
             raise ModelError(
@@ -55,15 +76,13 @@ def load_model(info: ModelInfo, options: ModelOptions, *, training: bool) -> Pre
                 f"Drop --experts_impl."
             )
         arguments["experts_implementation"] = options.experts_impl
-    model, report = _read(info, arguments)
-    _judge(info, report)
-    return model
+    return arguments
 
 
 def load_config(info: ModelInfo) -> PreTrainedConfig:
     """The config of a checkpoint as transformers reads it, with `--rope_scaling` and `--max_model_len` applied."""
     try:
-        config = AutoConfig.from_pretrained(info.path, local_files_only=True)
+        config = loader_of(info).get_config(str(info.path))
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ModelError(f"{info.path / 'config.json'} is not understood: {_first_line(error)}") from error
     apply_rope(config, info.rope)
@@ -91,9 +110,13 @@ def apply_rope(config: PreTrainedConfig, plan: RopePlan) -> None:
         get_logger().info("rope = %s, context = %s tokens", plan.scaling or "as it is", plan.max_length)
 
 
-def attention(name: str) -> str:
+def attention(name: str, *, training: bool) -> str:
     """The name transformers knows an attention by. Raises MissingPackage or ModelError when it cannot run here."""
     name = "flash_attention_2" if name == "flash_attn" else name
+    if name == "flex_attention" and training and not torch.accelerator.is_available():
+        raise ModelError(
+            "--attn_impl flex_attention computes no gradients on a CPU, only replies. Train with --attn_impl sdpa."
+        )
     if name not in FLASH_PACKAGES:
         return name
     module, package = FLASH_PACKAGES[name]
@@ -107,10 +130,13 @@ def attention(name: str) -> str:
     return name
 
 
-def _read(info: ModelInfo, arguments: Mapping[str, Any]) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+def _read(loader: ModelLoader, config: PreTrainedConfig, arguments: dict[str, Any]) -> PreTrainedModel:
     """Read the weights; what goes wrong on the way is said in terms of files and options."""
+    info = loader.info
+    is_own = type(loader).get_model is not ModelLoader.get_model  # of a plugin, which may want the tokenizer
+    processor = loader.get_processor(str(info.path), config) if is_own else None
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(info.path, **arguments)
+        return loader.get_model(str(info.path), config, processor, arguments)
     except SafetensorError as error:
         check_folder(info.path)  # names the file and its bytes
         raise ModelError(f"The weights in {info.path} cannot be read: {_first_line(error)}") from error
@@ -119,16 +145,21 @@ def _read(info: ModelInfo, arguments: Mapping[str, Any]) -> tuple[PreTrainedMode
     except (RuntimeError, ValueError, OSError, EOFError) as error:
         check_folder(info.path)
         raise ModelError(f"{info.path} cannot be loaded: {_first_line(error)}") from error
-    return loaded
 
 
-def _judge(info: ModelInfo, report: Mapping[str, Any]) -> None:
-    """Refuse a model with weights made up at random; name weights of the checkpoint that found no place."""
-    missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
-    if missing:
+def _judge(info: ModelInfo, report: Mapping[str, Any], model: PreTrainedModel, strategy: str | None) -> None:
+    """Refuse a model with weights made up at random, or fill them; name weights that found no place.
+
+    report: {} for a loader that does not tell what was missing.
+    """
+    missing, unexpected = (sorted(report.get(key, ())) for key in ("missing_keys", "unexpected_keys"))
+    if strategy is not None:
+        fill_missing(model, missing, strategy)
+    elif missing:
         raise ModelError(
             f"{info.path} lacks {len(missing)} of the weights that its config.json asks for, which would be left at "
-            f"random: {_some(missing)}. The config and the weights are not of one model, or files are missing."
+            f"random: {_some(missing)}. The config and the weights are not of one model, or files are missing. If they "
+            f"are meant to be new, as in an architecture of your own, say how they begin: --init_strategy normal."
         )
     if unexpected:
         get_logger().warning(
@@ -137,19 +168,21 @@ def _judge(info: ModelInfo, report: Mapping[str, Any]) -> None:
         )  # fmt: skip
 
 
-def _require_known(info: ModelInfo) -> None:
-    """Refuse what transformers cannot build as a causal language model, with the reason."""
+def _require_known(info: ModelInfo, loader: ModelLoader) -> None:
+    """Refuse what neither a plugin nor transformers can build as a causal language model, with the reason."""
     if info.is_multimodal:
         raise ModelError(
             f"--model {info.path} ({info.model_type}) is a multimodal model; not available yet: models with images, "
             f"video or audio. Pass a text model."
         )
-    if info.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if type(loader) is not ModelLoader or _builds(info.model_type):
         return
     if info.needs_remote_code:
         raise ModelError(
             f"--model {info.path} ({info.model_type}) brings its own Python code, because transformers "
-            f"{transformers.__version__} does not know it; not available yet: code that comes with a checkpoint."
+            f"{transformers.__version__} does not know it. Such code runs with all your rights, and is run only when a "
+            f"plugin of yours says so: register the model with loader=RemoteCodeLoader and pass it with "
+            f"--external_plugins (docs/models.md has the six lines)."
         )
     if info.model_type in CONFIG_MAPPING:
         raise ModelError(
@@ -160,6 +193,11 @@ def _require_known(info: ModelInfo) -> None:
         f"--model {info.path}: transformers {transformers.__version__} does not know the model_type "
         f"{info.model_type!r} of its config.json. A newer transformers may: pip install -U transformers"
     )
+
+
+def _builds(model_type: str) -> bool:
+    """Whether transformers, with what plugins registered there, has a causal language model of this type."""
+    return model_type in CONFIG_MAPPING and CONFIG_MAPPING[model_type] in MODEL_FOR_CAUSAL_LM_MAPPING
 
 
 def _scaled(existing: Mapping[str, Any], scaling: Mapping[str, Any]) -> dict[str, Any]:

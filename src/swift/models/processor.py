@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from swift.core.errors import ModelError
 from swift.core.logs import get_logger
 from swift.models.info import ModelInfo, read_json
+from swift.models.loader import loader_of
 from swift.models.vocabulary import add_tokens
 
 TOKENIZER_FILES = (
@@ -31,7 +32,7 @@ def load_tokenizer(info: ModelInfo, new_special_tokens: Sequence[str] = ()) -> P
             f"tokenizer of the model into that folder."
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(info.path)
+        tokenizer = loader_of(info).get_processor(str(info.path), None)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"The tokenizer in {info.path} cannot be read: {_first_line(error)}") from error
     _fill_special_tokens(tokenizer, info)

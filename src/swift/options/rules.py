@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from swift.options import rules_answering, rules_preference, rules_training
+from swift.options import rules_answering, rules_loading, rules_preference, rules_training
 from swift.options.case import Case, case_of
 from swift.options.conditions import Words
 from swift.options.declare import Command, Flag, flags
 from swift.options.renamed import RENAMED
 
-TABLES = (rules_training.rule, rules_preference.rule, rules_answering.rule)
+TABLES = (rules_loading.rule, rules_training.rule, rules_preference.rule, rules_answering.rule)
 
 
 def broken(command: Command) -> list[Words]:
@@ -82,12 +82,9 @@ def _is_unavailable(flag: Flag, value: Any) -> bool:
 LATER_ZH = {
     "pushing to a hub": "推送到 hub",
     "running on Ray": "使用 Ray 运行",
-    "quantization on loading": "加载时量化",
     "quantizing a model": "模型量化",
     "tasks other than causal_lm": "causal_lm 以外的任务",
     "models of images, video and audio": "图像、视频和音频模型",
-    "models whose code lives in a repository of its own": "依赖外部代码仓库的模型",
-    "initialising weights that a checkpoint lacks": "初始化 checkpoint 中缺失的权重",
     "sequence parallelism": "序列并行",
     "the Unsloth backend": "Unsloth 后端",
     "tuners other than lora and full": "lora 与 full 以外的 tuner",

@@ -17,6 +17,7 @@ from swift.core.errors import ModelError, UsageError
 from swift.core.logs import get_logger
 from swift.models.info import adapter_folder, check_adapter
 from swift.models.precision import mixed_precision, torch_dtype
+from swift.models.quantize import is_quantized
 from swift.options.tuner import TunerChoice, TunerOptions
 from swift.tuners.freeze import freeze
 from swift.tuners.peft_configs import lora_config
@@ -48,6 +49,7 @@ def attach(
     if choice.tuner_backend != "peft":
         raise UsageError(f"--tuner_backend {choice.tuner_backend} is not available yet; there is peft.")
     if choice.tuner_type == "full":
+        require_whole(model)
         if adapters:
             raise UsageError(
                 f"--adapters {' '.join(adapters)} cannot be trained with --tuner_type full. Train it on with "
@@ -66,6 +68,15 @@ def attach(
     if options.lora_dtype is not None:
         _cast_adapter(adapted, options.lora_dtype, str(model.dtype).removeprefix("torch."))
     return adapted
+
+
+def require_whole(model: PreTrainedModel) -> None:
+    """Refuse to train the weights of a quantized model themselves: a few bits have no room for a small step."""
+    if is_quantized(model):
+        raise UsageError(
+            "--tuner_type full cannot train quantized weights, only adapters beside them. Use --tuner_type lora, or a "
+            "model that is not quantized (drop --quant_method)."
+        )
 
 
 def load_adapters(model: PreTrainedModel, paths: Sequence[str | Path]) -> PreTrainedModel | PeftModel:
