@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import warnings
 
 import pytest
 import torch
@@ -80,6 +81,19 @@ def test_attention_is_the_one_that_was_asked_for_and_changes_no_result(checkpoin
     assert (eager.config._attn_implementation, sdpa.config._attn_implementation) == ("eager", "sdpa")
     torch.testing.assert_close(eager(IDS_BT).logits, sdpa(IDS_BT).logits)
     assert eager(IDS_BT, output_attentions=True).attentions[0].shape == (1, 4, 12, 12)
+
+
+@pytest.mark.slow  # it is compiled, which takes a minute
+@pytest.mark.parameter("attn_impl")
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="an accelerator trains with it")
+def test_flex_attention_answers_as_sdpa_does_and_does_not_learn_on_a_cpu(checkpoint):
+    flex = load(checkpoint, attn_impl="flex_attention")
+    assert flex.config._attn_implementation == "flex_attention"
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the compiler
+        torch.testing.assert_close(flex(IDS_BT).logits, load(checkpoint)(IDS_BT).logits)
+    with pytest.raises(ModelError, match="flex_attention computes no gradients on a CPU"):
+        load(checkpoint, attn_impl="flex_attention", training=True)
 
 
 @pytest.mark.parameter("attn_impl")
@@ -218,6 +232,14 @@ def rewritten(folder, change):
 def test_weights_that_would_be_random_are_refused(tmp_path):
     folder = rewritten(tiny.checkpoint(tmp_path / "m"), lambda t: t.pop("model.layers.1.mlp.up_proj.weight"))
     with pytest.raises(ModelError, match=r"lacks 1 of the weights .*model.layers.1.mlp.up_proj.weight"):
+        load(folder)
+
+
+def test_a_config_that_contradicts_itself_is_named(tmp_path):
+    folder = tiny.checkpoint(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    with pytest.raises(ModelError, match=r"config.json is not understood: .*num_hidden_layers"):
         load(folder)
 
 

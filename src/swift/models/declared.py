@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from packaging.requirements import InvalidRequirement, Requirement
+
 from swift.catalog.families_text import FAMILIES
 from swift.catalog.family import Family, Task
 from swift.catalog.parts import PARTS, Parts
@@ -140,10 +142,23 @@ def _check(meta: ModelMeta) -> None:
         problems.append(f"its loader must be a class derived from swift.model.ModelLoader (got {meta.loader!r}).")
     if meta.task_type is not None and meta.task_type not in get_args(Task):
         problems.append(f"its task_type must be one of {', '.join(get_args(Task))} (got {meta.task_type!r}).")
+    problems += [
+        f"{need!r} among its requires is no requirement such as name>=1.0."
+        for need in meta.requires
+        if not _is_requirement(need)
+    ]
     if not (meta.architectures or meta.model_groups):
         problems.append("nothing tells its checkpoints: give architectures or model_groups.")
     if problems:
         raise UsageError(*(f"The model type {meta.model_type!r}: {problem}" for problem in problems))
+
+
+def _is_requirement(text: str) -> bool:
+    try:
+        Requirement(text)
+    except InvalidRequirement:
+        return False
+    return True
 
 
 def _prefixes(part: str | Sequence[str]) -> tuple[str, ...]:

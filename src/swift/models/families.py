@@ -85,7 +85,8 @@ def layout_for(info: ModelInfo, options: TemplateOptions, tokenizer: Any) -> Lay
 
 def _checked(wanted: str, fitting: Sequence[Family], architectures: Sequence[str], model_type: str) -> str:
     names = [row.name for row in fitting]
-    is_loose = wanted in FAMILIES and not FAMILIES[wanted].architectures
+    row = FAMILIES.get(wanted)
+    is_loose = row is not None and (not row.architectures or row.loader is not None)
     if wanted in names or wanted == model_type or is_loose:
         return wanted
     near = nearest(wanted, FAMILIES)

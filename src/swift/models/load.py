@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
@@ -18,7 +19,7 @@ from swift.core.logs import get_logger
 from swift.models.device import devices_here, place, require_trainable
 from swift.models.info import LENGTH_KEYS, ModelInfo, require_weights
 from swift.models.initialize import fill_missing
-from swift.models.loader import ModelLoader, loader_of
+from swift.models.loader import ModelLoader, loader_of, warn_of_missing
 from swift.models.precision import torch_dtype
 from swift.models.quantize import converted, loading_arguments
 from swift.models.rope import RopePlan
@@ -46,6 +47,7 @@ def load_model(
     loader = loader_of(info)
     _require_known(info, loader)
     require_weights(info)
+    warn_of_missing(info)
     quantization = quantization or QuantizationOptions()
     sharded = is_deepspeed_zero3_enabled() or is_fsdp_enabled()
     placement = place(options.device_map, options.max_memory, devices_here(), training=training, sharded=sharded)
@@ -83,8 +85,8 @@ def load_config(info: ModelInfo) -> PreTrainedConfig:
     """The config of a checkpoint as transformers reads it, with `--rope_scaling` and `--max_model_len` applied."""
     try:
         config = loader_of(info).get_config(str(info.path))
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ModelError(f"{info.path / 'config.json'} is not understood: {_first_line(error)}") from error
+    except (ValueError, KeyError, TypeError, OSError, StrictDataclassError) as error:
+        raise ModelError(f"{info.path / 'config.json'} is not understood: {_one_line(error)}") from error
     apply_rope(config, info.rope)
     return config
 
@@ -211,6 +213,10 @@ def _scaled(existing: Mapping[str, Any], scaling: Mapping[str, Any]) -> dict[str
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def _first_line(error: BaseException) -> str:

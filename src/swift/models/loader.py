@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from packaging.requirements import Requirement
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from swift.catalog.families_text import FAMILIES
 from swift.catalog.family import Family
+from swift.core.logs import get_logger
 
 if TYPE_CHECKING:
     from swift.models.info import ModelInfo
@@ -45,8 +48,8 @@ class ModelLoader:
         self,
         model_dir: str,
         config: PreTrainedConfig,
-        processor: Any,
-        model_kwargs: dict[str, Any],  # noqa: ARG002
+        processor: Any,  # noqa: ARG002 (for the loaders of plugins)
+        model_kwargs: dict[str, Any],
     ) -> PreTrainedModel:
         """The model with its weights.
 
@@ -75,6 +78,24 @@ def loader_of(info: ModelInfo) -> ModelLoader:
         sys.path.insert(0, str(info.repository))
     row = row_of(info.family)
     return ModelLoader(info) if row is None or row.loader is None else row.loader(info)
+
+
+def warn_of_missing(info: ModelInfo) -> None:
+    """Warn of packages that the family of a checkpoint wants and that are not installed, or not in that version."""
+    row = row_of(info.family)
+    lacking = [need for need in (row.requires if row else ()) if not _is_met(Requirement(need))]
+    if row is not None and lacking:
+        wanted = " ".join(f"'{need}'" for need in lacking)
+        get_logger().warning(
+            "models of the family %s want other packages than there are: pip install %s", row.name, wanted
+        )
+
+
+def _is_met(need: Requirement) -> bool:
+    try:
+        return need.specifier.contains(version(need.name), prereleases=True)
+    except PackageNotFoundError:
+        return False
 
 
 def row_of(family: str | None) -> Family | None:
