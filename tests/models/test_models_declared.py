@@ -16,6 +16,7 @@ from swift.catalog.parts import PARTS
 from swift.commands.begin import load_plugin
 from swift.core.errors import ModelError, UsageError
 from swift.core.logs import get_logger
+from swift.export.folder import companions
 from swift.hub.models import needed
 from swift.model import (
     MODEL_ARCH_MAPPING,
@@ -31,6 +32,7 @@ from swift.model import (
 from swift.models.families import family_named, layout_for
 from swift.models.info import model_info
 from swift.models.load import load_config, load_model
+from swift.models.loader import saved_files
 from swift.models.processor import load_tokenizer
 from swift.models.quantize import kept_modules
 from swift.options.model import ModelOptions
@@ -145,6 +147,17 @@ def test_a_name_is_taken_once_and_mistakes_are_told_at_once():
         register_model(ModelMeta("wrong", model_arch="none", loader=print, task_type="dance"))
     for part in ("model_arch 'none'", "derived from swift.model.ModelLoader", "task_type", "nothing tells"):
         assert part in str(caught.value)
+
+
+def test_files_that_a_family_wants_are_copied_beside_saved_weights(tmp_path):
+    folder = tiny.checkpoint(tmp_path / "m")
+    (folder / "codes.bin").write_text("x")
+    (folder / "notes.md").write_text("x")
+    wanted = ["codes.*", "absent.json"]
+    register_model(ModelMeta("kept", architectures=["Qwen3ForCausalLM"], additional_saved_files=wanted))
+    info = model_info(ModelOptions(model=str(folder), model_type="kept"))
+    assert saved_files(info) == [folder / "codes.bin"]
+    assert companions(folder, [], saved_files(info))["codes.bin"] == folder / "codes.bin"
 
 
 def test_a_module_group_keeps_its_senses_from_being_quantized(tmp_path):

@@ -14,6 +14,7 @@ from swift.core.errors import MissingPackage, ModelError, UsageError
 from swift.core.logs import get_logger
 from swift.models.info import model_info
 from swift.models.load import load_model
+from swift.models.parameters import num_parameters
 from swift.models.quantize import METHODS, is_quantized, kept_modules, quantized_layers
 from swift.options.model import QUANT_BITS, ModelOptions, QuantizationOptions
 from swift.tuners.attach import require_whole
@@ -57,6 +58,7 @@ def test_a_quantized_model_is_near_the_one_it_was(checkpoint, method, bits):
     model, plain = load(checkpoint, method=method, bits=bits), load(checkpoint)
     assert 0 < difference(model, plain) < NEAR[bits]
     assert len(quantized_layers(model)) == 2 * 7
+    assert num_parameters(model) == num_parameters(plain), "packed weights count as what they stand for"
     assert type(model.lm_head) is torch.nn.Linear
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
@@ -229,7 +231,7 @@ def test_an_fp8_checkpoint_is_dequantized_on_a_cpu(tmp_path, caplog, monkeypatch
 @pytest.mark.extra
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_checkpoint_that_bitsandbytes_quantized_loads_as_it_was_saved(tmp_path, checkpoint, bits):
-    saved = load(checkpoint, method="bnb", bits=bits)
+    saved = load(checkpoint, training=True, method="bnb", bits=bits)
     saved.save_pretrained(tmp_path / "m")
     model = load(tmp_path / "m", training=True)
     assert len(quantized_layers(model)) == 14

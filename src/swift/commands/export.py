@@ -13,6 +13,7 @@ from swift.export.weights import shard_size, write_weights
 from swift.hub.models import access
 from swift.models.info import ModelInfo, model_info
 from swift.models.load import load_model
+from swift.models.loader import saved_files
 from swift.models.processor import load_tokenizer
 from swift.models.vocabulary import with_room
 from swift.options.commands import Export
@@ -58,7 +59,7 @@ def merge_lora(command: Export) -> Path:
     merged = merge(model, info.adapters)
     with appearing(output) as folder:
         write_weights(merged, folder, max_shard_size=size, safe=command.merge.safe_serialization)
-        copied = copy_companions(info.path, info.adapters, folder)
+        copied = copy_companions(info.path, info.adapters, folder, saved_files(info))
         write_args(_standing_alone(command, output), folder)
     get_logger().info("beside the weights: %s", ", ".join(copied) or "nothing")
     get_logger().info("merged model: %s", output)

@@ -25,6 +25,7 @@ from swift.data.streamed_packing import pack_capacity
 from swift.hub.models import access
 from swift.models.families import layout_for
 from swift.models.info import ModelInfo, check_weights, model_info
+from swift.models.loader import saved_files
 from swift.models.precision import mixed_precision
 from swift.models.processor import load_tokenizer
 from swift.options.commands import Sft
@@ -73,7 +74,7 @@ class Prepared:
     @property
     def companions(self) -> Companions:
         """What is saved beside the weights; files that do not exist are left out."""
-        files = (self.folder / "args.json", self.info.path / "generation_config.json")
+        files = (self.folder / "args.json", self.info.path / "generation_config.json", *saved_files(self.info))
         return Companions(
             self.tokenizer, self.renderer.saved_chat_template(), tuple(file for file in files if file.is_file())
         )

@@ -18,13 +18,13 @@ TEMPLATE = ("chat_template.jinja", "chat_template.json", "additional_chat_templa
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "*.index.json")
 
 
-def companions(base: Path, adapters: Sequence[Path]) -> dict[str, Path]:
-    """Name -> source of the files that belong to a model beside its weights and config.
+def companions(base: Path, adapters: Sequence[Path], more: Sequence[Path] = ()) -> dict[str, Path]:
+    """Name -> source of the files that belong to a model beside its weights and config; `more` belong to it in any case.
 
     Each set (tokenizer, chat template, generation config) comes whole from one folder: the first adapter that has it,
     because it is what was trained with, else the base model.
     """
-    chosen: dict[str, Path] = {}
+    chosen: dict[str, Path] = {path.name: path for path in more}
     for patterns in (TOKENIZER, TEMPLATE, ("generation_config.json",)):
         for folder in (*adapters, base):
             found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
@@ -34,9 +34,9 @@ def companions(base: Path, adapters: Sequence[Path]) -> dict[str, Path]:
     return chosen
 
 
-def copy_companions(base: Path, adapters: Sequence[Path], folder: Path) -> list[str]:
+def copy_companions(base: Path, adapters: Sequence[Path], folder: Path, more: Sequence[Path] = ()) -> list[str]:
     """Copy the files of `companions` into a folder; their names."""
-    chosen = companions(base, adapters)
+    chosen = companions(base, adapters, more)
     for name, source in chosen.items():
         if source.is_dir():
             shutil.copytree(source, folder / name, dirs_exist_ok=True)

@@ -63,7 +63,7 @@ def load_model(
     _judge(info, loader.report, model, options.init_strategy)
     if training:
         require_trainable(vars(model).get("hf_device_map"))
-    return converted(model, info, quantization)
+    return converted(model, info, quantization, training=training)
 
 
 def _implementations(info: ModelInfo, options: ModelOptions, *, training: bool) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def _require_known(info: ModelInfo, loader: ModelLoader) -> None:
             f"--model {info.path} ({info.model_type}) brings its own Python code, because transformers "
             f"{transformers.__version__} does not know it. Such code runs with all your rights, and is run only when a "
             f"plugin of yours says so: register the model with loader=RemoteCodeLoader and pass it with "
-            f"--external_plugins (docs/models.md has the six lines)."
+            f"--external_plugins (docs/models.md has the lines)."
         )
     if info.model_type in CONFIG_MAPPING:
         raise ModelError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from packaging.requirements import Requirement
@@ -96,6 +97,12 @@ def _is_met(need: Requirement) -> bool:
         return need.specifier.contains(version(need.name), prereleases=True)
     except PackageNotFoundError:
         return False
+
+
+def saved_files(info: ModelInfo) -> list[Path]:
+    """The files of a checkpoint that its family wants beside saved weights; patterns find what there is."""
+    row = row_of(info.family)
+    return [path for pattern in (row.saved_files if row else ()) for path in sorted(info.path.glob(pattern))]
 
 
 def row_of(family: str | None) -> Family | None:

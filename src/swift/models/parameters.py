@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
+
+from swift.models.quantize import quantized_layers
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
@@ -40,16 +43,29 @@ class ParameterTable:
 
 
 def num_parameters(model: nn.Module) -> int:
-    """The elements of all parameters; tied ones count once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    """The elements of all parameters; tied ones count once, packed ones as many as they stand for."""
+    return sum(count for _, _, count in _elements(model))
 
 
 def parameter_table(model: nn.Module) -> ParameterTable:
     """The parameters of a model grouped over its layers, and how many of them are trained; tied ones count once."""
     counts: dict[str, tuple[int, int]] = {}
-    for name, parameter in model.named_parameters():
+    for name, is_trained, count in _elements(model):
         group = _NUMBER.sub("*", name)
         trained, total = counts.get(group, (0, 0))
-        counts[group] = (trained + parameter.numel() * parameter.requires_grad, total + parameter.numel())
+        counts[group] = (trained + count * is_trained, total + count)
     groups = tuple(ParameterGroup(name, trained, total) for name, (trained, total) in counts.items())
     return ParameterTable(sum(group.trained for group in groups), sum(group.total for group in groups), groups)
+
+
+def _elements(model: nn.Module) -> Iterator[tuple[str, bool, int]]:
+    """Name, whether it is trained, and number of elements of each parameter.
+
+    The weight of a quantized layer, which may be packed and no parameter at all, counts as the matrix it stands for.
+    """
+    packed = {name: model.get_submodule(name) for name in quantized_layers(model)}
+    for name, layer in packed.items():
+        yield f"{name}.weight", False, layer.in_features * layer.out_features
+    for name, parameter in model.named_parameters():
+        if name.rpartition(".")[0] not in packed or name.endswith(".bias"):
+            yield name, parameter.requires_grad, parameter.numel()

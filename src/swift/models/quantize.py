@@ -165,7 +165,9 @@ def kept_modules(info: ModelInfo) -> list[str] | None:
     return [*senses, *routers, *HEADS] if senses or routers else None
 
 
-def converted(model: PreTrainedModel, info: ModelInfo, options: QuantizationOptions) -> PreTrainedModel:
+def converted(
+    model: PreTrainedModel, info: ModelInfo, options: QuantizationOptions, *, training: bool
+) -> PreTrainedModel:
     """The loaded model, quantized by the method that works on loaded models, and a line on what was quantized.
 
     Raises ModelError when not one layer was quantized although it was asked for.
@@ -174,6 +176,8 @@ def converted(model: PreTrainedModel, info: ModelInfo, options: QuantizationOpti
         _with_hqq(model, info, options)
     if options.quant_method is None and info.quantization is None:
         return model
+    if training:
+        _keep_gradients(model)
     layers, kept = quantized_layers(model), _plain_layers(model)
     if options.quant_method is not None:
         if not layers:
@@ -189,6 +193,17 @@ def converted(model: PreTrainedModel, info: ModelInfo, options: QuantizationOpti
     elif not layers:
         get_logger().info("The weights of %s (%s) are dequantized to %s.", info.name, info.quantization, model.dtype)
     return model
+
+
+def _keep_gradients(model: nn.Module) -> None:
+    """Keep the 4-bit layers of bitsandbytes from changing into a form without gradients on a CPU.
+
+    On processors with AVX512-BF16 a layer repacks its weight in the first pass without gradients, such as an
+    evaluation, and what is trained below it learns nothing from then on.
+    """
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module.support_avx512bf16_for_cpu = False
 
 
 def is_quantized(model: nn.Module) -> bool:

@@ -21,7 +21,9 @@ from swift.data.tasks import Task
 from swift.models.families import layout_for
 from swift.models.info import ModelInfo, check_weights
 from swift.models.load import attention
+from swift.models.loader import row_of
 from swift.models.processor import TOKENIZER_FILES, load_tokenizer
+from swift.models.quantize import loading_arguments
 from swift.models.vocabulary import token_ids
 from swift.options.commands import Rlhf, Sft
 from swift.options.declare import Origin, flags
@@ -128,14 +130,21 @@ def _look_at_model(report: CheckReport, command: Sft, info: ModelInfo) -> None:
         Fact("architecture", ", ".join(info.architectures) or info.model_type, info.family or ""),
         Fact("context", f"{info.max_length:,} tokens" if info.max_length else "not named"),
     ]
+    row = row_of(info.family)
+    if row is not None and row.note:
+        report.model.append(Fact("about", row.note))
     if info.quantization:
         report.model.append(Fact("quantized with", info.quantization))
+    if info.quantization or command.quantization.quant_method:
+        method = command.quantization.quant_method
+        report.proofs.append(_attempted("quantized weights can be made and read here",
+                                        lambda: loading_arguments(info, command.quantization), method or ""))  # fmt: skip
     report.proofs.append(_attempted("the weights are there and whole", lambda: check_weights(info)))
     if report.proofs[-1].holds:
         _describe_weights(report, info)
     if command.model.attn_impl is not None:
         impl = command.model.attn_impl
-        report.proofs.append(_attempted("the attention can run here", lambda: attention(impl), impl))
+        report.proofs.append(_attempted("the attention can run here", lambda: attention(impl, training=True), impl))
     if command.training.resume_from_checkpoint is not None:
         name = command.training.resume_from_checkpoint
         report.proofs.append(_attempted("the checkpoint can be continued", lambda: resumable(name), name))
