@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -63,7 +64,7 @@ def _elements(model: nn.Module) -> Iterator[tuple[str, bool, int]]:
 
     The weight of a quantized layer, which may be packed and no parameter at all, counts as the matrix it stands for.
     """
-    packed = {name: model.get_submodule(name) for name in quantized_layers(model)}
+    packed: dict[str, Any] = {name: model.get_submodule(name) for name in quantized_layers(model)}
     for name, layer in packed.items():
         yield f"{name}.weight", False, layer.in_features * layer.out_features
     for name, parameter in model.named_parameters():

@@ -45,14 +45,13 @@ PLAIN = (nn.Linear, nn.Embedding)
 class Method:
     """A way to quantize while loading.
 
-    module, package: what must be importable, and the package that brings it; None when torch is enough.
+    module: what must be importable; None when torch is enough.
     needs_gpu: whether its kernels exist for GPUs only.
     config: the options and the modules left as they are -> what `from_pretrained` is given; None for a method that
         works on the loaded model.
     """
 
     module: str | None
-    package: str | None
     needs_gpu: bool
     config: Callable[[QuantizationOptions, list[str] | None], Any] | None
 
@@ -91,11 +90,11 @@ def _fp8(_: QuantizationOptions, kept: list[str] | None) -> FineGrainedFP8Config
 
 
 METHODS = {
-    "bnb": Method("bitsandbytes", "bitsandbytes", False, _bnb),
-    "hqq": Method("hqq", "hqq", False, None),
-    "quanto": Method("optimum.quanto", "optimum-quanto", False, _quanto),
-    "eetq": Method("kernels", "kernels", True, _eetq),
-    "fp8": Method(None, None, True, _fp8),
+    "bnb": Method("bitsandbytes", False, _bnb),
+    "hqq": Method("hqq", False, None),
+    "quanto": Method("optimum.quanto", False, _quanto),
+    "eetq": Method("kernels", True, _eetq),
+    "fp8": Method(None, True, _fp8),
 }
 """--quant_method -> how it works."""
 STORED = {
@@ -130,11 +129,8 @@ def loading_arguments(info: ModelInfo, options: QuantizationOptions) -> dict[str
         raise ModelError(
             f"--quant_method {name} needs a CUDA GPU, and there is none here. bnb, quanto and hqq also work on a CPU."
         )
-    if method.module is not None and not _is_there(method.module):
-        raise MissingPackage(
-            f"--quant_method {name} needs the package {method.package}, which is not installed. "
-            f"Run: pip install {method.package}"
-        )
+    if method.module is not None:
+        need(method.module, f"--quant_method {name}")
     if method.config is None:
         return {}
     if options.bnb_4bit_compute_dtype is None:
@@ -145,7 +141,7 @@ def loading_arguments(info: ModelInfo, options: QuantizationOptions) -> dict[str
 def require_readable(info: ModelInfo) -> None:
     """Raises MissingPackage when the checkpoint is quantized in a way that needs a package that is not installed."""
     modules, install = STORED.get(info.quantization or "", ((), ""))
-    missing = [module for module in modules if not _is_there(module)]
+    missing = [module for module in modules if find_spec(module) is None]
     if missing:
         raise MissingPackage(
             f"--model {info.path} is quantized with {info.quantization}, and reading it needs {', '.join(missing)}, "
@@ -201,9 +197,9 @@ def _keep_gradients(model: nn.Module) -> None:
     On processors with AVX512-BF16 a layer repacks its weight in the first pass without gradients, such as an
     evaluation, and what is trained below it learns nothing from then on.
     """
-    for module in model.modules():
-        if type(module).__name__ == "Linear4bit":
-            module.support_avx512bf16_for_cpu = False
+    layers: list[Any] = [module for module in model.modules() if type(module).__name__ == "Linear4bit"]
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = False
 
 
 def is_quantized(model: nn.Module) -> bool:
@@ -270,11 +266,3 @@ def _require_divisible(name: str, module: nn.Linear, axis: int) -> None:
 
 def _is_kept(name: str, kept: list[str]) -> bool:
     return not should_convert_module(name, kept)
-
-
-def _is_there(module: str) -> bool:
-    """Whether a module can be imported; asking for a module inside a package that is not there is no error."""
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
