@@ -33,6 +33,9 @@ def test_what_hangs_on_a_feature_to_come_is_not_said_to_work():
     ("use_galore", (), False),
     ("report_to", ("swanlab",), False),
     ("val_dataset", (), True),
+    ("quant_method", ("bnb",), True),
+    ("quant_method", ("gptq",), False),
+    ("quant_bits", (4,), True),
     ("command", ("sft", "rlhf"), True),
     ("command", ("deploy",), False),
 ])  # fmt: skip

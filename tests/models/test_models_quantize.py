@@ -15,10 +15,11 @@ from swift.core.errors import MissingPackage, ModelError, UsageError
 from swift.core.logs import get_logger
 from swift.models.info import model_info
 from swift.models.load import load_model
-from swift.models.parameters import num_parameters
+from swift.models.parameters import num_parameters, parameter_table
 from swift.models.quantize import METHODS, is_quantized, kept_modules, quantized_layers
 from swift.options.model import QUANT_BITS, ModelOptions, QuantizationOptions
-from swift.tuners.attach import require_whole
+from swift.options.tuner import TunerChoice, TunerOptions
+from swift.tuners.attach import attach, require_whole
 
 IDS_BT = torch.arange(5, 17)[None]
 ON_A_CPU = [(method, bits) for method in ("bnb", "hqq", "quanto") for bits in QUANT_BITS[method]]
@@ -81,6 +82,17 @@ def dequantized(layer):
 def test_a_group_of_weights_takes_no_more_values_than_its_bits_can_tell(checkpoint, method, bits):
     weights = dequantized(load(checkpoint, method=method, bits=bits).model.layers[0].mlp.gate_proj)
     assert all(len(row.unique()) <= LEVELS[bits] for row in weights.reshape(-1, 64))
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("method", ["bnb", "hqq", "quanto"])
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+def test_adapters_beside_packed_weights_are_counted_like_beside_plain_ones(checkpoint, method):
+    tables = [
+        parameter_table(attach(model, TunerChoice(), TunerOptions()))
+        for model in (load(checkpoint), load(checkpoint, method=method, bits=4))
+    ]
+    assert (tables[0].trained, tables[0].total) == (tables[1].trained, tables[1].total)
 
 
 @pytest.mark.extra
@@ -214,8 +226,9 @@ def to_fp8(folder, block=32):
     return quantized_config(folder, quant_method="fp8", weight_block_size=[block, block], activation_scheme="dynamic")
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU computes with the float8 weights")
-def test_an_fp8_checkpoint_is_dequantized_on_a_cpu(tmp_path, caplog, monkeypatch):
+def test_an_fp8_checkpoint_is_dequantized_on_a_cpu_and_takes_an_adapter(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(get_logger(), "propagate", True)
     plain = load(tiny.checkpoint(tmp_path / "m"))
     caplog.set_level("INFO")
@@ -223,6 +236,11 @@ def test_an_fp8_checkpoint_is_dequantized_on_a_cpu(tmp_path, caplog, monkeypatch
     assert difference(model, plain) < 0.05
     assert not is_quantized(model)
     assert "(fp8) are dequantized to" in caplog.text
+    adapted = attach(load(tmp_path / "m", training=True), TunerChoice(), TunerOptions())
+    adapted(IDS_BT, labels=IDS_BT).loss.backward()
+    learnt = {name for name, parameter in adapted.named_parameters() if parameter.grad is not None}
+    assert learnt
+    assert all(".lora_" in name for name in learnt)
 
 
 @pytest.mark.extra

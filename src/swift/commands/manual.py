@@ -75,7 +75,9 @@ def is_available(name: str, wanted: tuple[Any, ...]) -> bool:
     for flag in runs:
         marks = flag.marks
         if marks.later is None:
-            return True
+            if not wanted or not flag.choices or set(wanted) & set(flag.choices):
+                return True
+            continue
         if any(value in (flag.default, *marks.works) for value in wanted) or (not wanted and marks.works):
             return True
     return False

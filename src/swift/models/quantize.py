@@ -214,7 +214,8 @@ def quantized_layers(model: nn.Module) -> list[str]:
 
 def _is_quantized_layer(module: nn.Module) -> bool:
     name = type(module).__name__
-    return name in QUANTIZED or (name.endswith("QuantLinear") and not list(module.children()))
+    named = name in QUANTIZED or name.endswith("QuantLinear")
+    return named and not list(module.children())  # peft calls what it wraps around one by the same name
 
 
 def _plain_layers(model: nn.Module) -> list[str]:
@@ -237,8 +238,15 @@ def _with_hqq(model: PreTrainedModel, info: ModelInfo, options: QuantizationOpti
     """Put HQQ layers in place of the linear ones but the output layer (Badri and Shaji 2023, half-quadratic
     quantization).
 
-    One layer is quantized after another, so that the GPU holds one layer more than the quantized model at most.
+    One layer is quantized after another, in the place of the plain one, which therefore must fit. Raises ModelError for
+    a model on several devices, and for a layer that is not whole groups.
     """
+    places = set((vars(model).get("hf_device_map") or {}).values())
+    if len(places) > 1:
+        raise ModelError(
+            f"--quant_method hqq quantizes a model on one device, and this one is on {', '.join(map(str, places))}. Use "
+            f"--device_map cuda:0, or --quant_method bnb."
+        )
     hqq = need("hqq.core.quantize", "--quant_method hqq")
     axis = 1 if options.hqq_axis is None else options.hqq_axis
     config: Mapping[str, Any] = hqq.BaseQuantizeConfig(nbits=options.quant_bits, group_size=HQQ_GROUP, axis=axis)

@@ -271,7 +271,12 @@ def _arms(annotation: Any) -> tuple[Any, ...]:
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:
-    for arm in _arms(annotation):
+    """The values of a closed type; () when one of its alternatives is open, as in `int | Literal["float8"]`."""
+    arms = [arm for arm in _arms(annotation) if arm is not type(None)]
+    if len(arms) > 1:
+        closed = [_choices(arm) for arm in arms]
+        return tuple(value for values in closed for value in values) if all(closed) else ()
+    for arm in arms:
         if get_origin(arm) is Literal:
             return get_args(arm)
         if get_origin(arm) is list and get_args(arm):
