@@ -15,6 +15,7 @@ import tiny
 from swift.chat.render import Sample
 from swift.data.collate import Flattened, Padded
 from swift.options.general import GeneralOptions
+from swift.options.optimizers import OptimizerOptions
 from swift.options.tracking import TrackingOptions
 from swift.options.training import TrainingOptions
 from swift.trainers.arguments import training_arguments
@@ -70,13 +71,14 @@ class Run:
 
 def prepare(folder: Path, *, model: Any = None, train: list[Sample] | None = None, val: list[Sample] | None = None,
             collate: Any = None, extra: dict[str, Any] | None = None, seed: int = 42, tracking: Any = None,
-            **options: Any) -> Run:  # fmt: skip
+            galore: dict[str, Any] | None = None, lorap_lr_ratio: float | None = None, **options: Any) -> Run:  # fmt: skip
     """A trainer on tiny data, ready to train into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     training = TrainingOptions(**{**PLAIN, **options})
     args = training_arguments(
-        training, GeneralOptions(seed=seed), output_dir=folder, precision="no", extra={"use_cpu": True, **(extra or {})}
-    )
+        training, GeneralOptions(seed=seed), output_dir=folder, precision="no",
+        extra={"use_cpu": True, **(extra or {})}, galore=OptimizerOptions(**(galore or {})), lorap_lr_ratio=lorap_lr_ratio,
+    )  # fmt: skip
     session = open_session(folder, training, tracking or TrackingOptions(report_to=["none"]))
     trainer = SupervisedTrainer(
         model if model is not None else tiny.model(),

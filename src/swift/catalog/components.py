@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from swift.catalog.datasets import Prepare
 from swift.core.registry import Registry
@@ -27,3 +28,23 @@ PREPARATIONS: Registry[Prepare] = Registry(
     },
 )  # fmt: skip
 """`preprocess_func` of a data set -> a function of a row."""
+
+OPTIMIZERS: Registry[Callable[..., Any]] = Registry(
+    "optimizer",
+    {
+        "lorap": "swift.trainers.optimizers:LoraPlus",
+        "galore": "swift.trainers.optimizers:GaLoreOptimizer",
+        "muon": "swift.trainers.optimizers:MuonOptimizer",
+        "muonclip": "swift.trainers.optimizers:MuonClipOptimizer",
+    },
+)
+"""`--optimizer` -> a class of (args, trainer) that makes the optimizer and the schedule of a training."""
+
+CALLBACKS: Registry[Callable[..., Any]] = Registry(
+    "callback",
+    {
+        "early_stop": "swift.trainers.early_stop:EarlyStop",
+        "graceful_exit": "swift.trainers.interruption:GracefulExit",
+    },
+)
+"""`--callbacks` -> a class of (args, trainer) whose objects are callbacks of transformers."""

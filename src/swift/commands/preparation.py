@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedTokenizerBase
 
 from swift.chat.render import Renderer
 from swift.commands.begin import begin, settle
@@ -32,7 +32,7 @@ from swift.options.commands import Sft
 from swift.options.saved import write_args
 from swift.options.training import TrainingOptions
 from swift.trainers import processes
-from swift.trainers.arguments import training_arguments, without_evaluation
+from swift.trainers.arguments import Arguments, training_arguments, without_evaluation
 from swift.trainers.base import Companions
 from swift.trainers.outputs import make_folder, next_version, resumable
 
@@ -50,7 +50,7 @@ class Prepared:
     command: Sft
     info: ModelInfo
     resume: Path | None
-    arguments: TrainingArguments
+    arguments: Arguments
     tokenizer: PreTrainedTokenizerBase
     renderer: Renderer
     data: Data
@@ -95,6 +95,7 @@ def prepare(command: Sft) -> Prepared:
     arguments = training_arguments(
         command.training, command.general,
         output_dir=base, precision=mixed_precision(info.dtype), extra=command.extra,
+        galore=command.optimizers, lorap_lr_ratio=command.tuner.lorap_lr_ratio,
     )  # fmt: skip
     tokenizer = load_tokenizer(info, command.model.new_special_tokens)
     renderer = Renderer(tokenizer, command.template, layout=layout_for(info, command.template, tokenizer))

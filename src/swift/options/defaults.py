@@ -235,6 +235,14 @@ def optim(_values: Values) -> Derived:
     return "adamw_torch", "AdamW of torch"
 
 
+@derives("optimizer")
+def optimizer(values: Values) -> Derived:
+    """Some options bring an optimizer of their own."""
+    if values["lorap_lr_ratio"]:
+        return "lorap", "lorap_lr_ratio is its option"
+    return ("galore", "use_galore asks for it") if values["use_galore"] else None
+
+
 @derives("packing_length")
 def packing_length(values: Values) -> Derived:
     """A packed sequence is as long as a row may be."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from swift.options import rules_answering, rules_loading, rules_preference, rules_training
+from swift.options import rules_answering, rules_loading, rules_optimizers, rules_preference, rules_training
 from swift.options.case import Case, case_of
 from swift.options.conditions import Words
 from swift.options.declare import Command, Flag, flags
 from swift.options.renamed import RENAMED
 
-TABLES = (rules_loading.rule, rules_training.rule, rules_preference.rule, rules_answering.rule)
+TABLES = (
+    rules_loading.rule, rules_training.rule, rules_optimizers.rule, rules_preference.rule, rules_answering.rule,
+)  # fmt: skip
 
 
 def broken(command: Command) -> list[Words]:
@@ -90,7 +92,6 @@ LATER_ZH = {
     "tuners other than lora and full": "lora 与 full 以外的 tuner",
     "LoRA on bare parameters": "作用于裸参数的 LoRA",
     "this initialisation": "该初始化方法",
-    "LoRA+": "LoRA+",
     "DeepSpeed": "DeepSpeed",
     "FSDP2": "FSDP2",
     "the auxiliary loss of mixture-of-experts models": "MoE 模型的辅助损失",
@@ -101,9 +102,7 @@ LATER_ZH = {
     "resuming without skipping data": "恢复时不跳过数据",
     "Liger kernels": "Liger 内核",
     "losses, optimizers and callbacks of your own": "自定义损失、优化器与回调",
-    "early stopping": "早停",
     "DLRover's flash checkpoints": "DLRover 的 flash checkpoint",
-    "GaLore": "GaLore",
     "LISA": "LISA",
     "trackers other than tensorboard": "tensorboard 以外的记录工具",
     "benchmarks while training": "训练中评测",

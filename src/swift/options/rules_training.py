@@ -335,14 +335,6 @@ def tensor_parallelism_is_for_full_training(case: Case) -> Words | None:
 
 
 @rule(*TRAINING)
-def galore_keeps_its_own_states(case: Case) -> Words | None:
-    """Projected states are not DeepSpeed's to shard."""
-    return exclusive(
-        case, "use_galore", "deepspeed", "DeepSpeed cannot shard projected states", "DeepSpeed 无法切分投影状态"
-    )
-
-
-@rule(*TRAINING)
 def embeddings_name_their_loss(case: Case) -> Words | None:
     """There is no loss that fits every kind of pair."""
     if case["task_type"] != "embedding" or case["loss_type"] or case.command == "rlhf":

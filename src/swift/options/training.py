@@ -159,7 +159,7 @@ class TrainingOptions(Options):
     optim: str | None = option(None, rule="adamw_torch_fused for torch>=2.8, else adamw_torch")
     """Name of the optimizer, as transformers knows it."""
     optim_args: str | None = None
-    """Further arguments of the optimizer, `name=value,name=value`."""
+    """Further arguments of the optimizer, `name=value,name=value`; each optimizer says which it takes."""
     group_by_length: bool = option(False, when=absent("packing"))
     """Whether rows of like length come together in a batch, with some chance, which saves padding and balances
     processes."""
@@ -197,8 +197,9 @@ class TrainingOptions(Options):
     """Whether logits are computed only where a token is learnt, which saves memory and time."""
     acc_strategy: Literal["seq", "token"] = "token"
     """What the logged accuracy counts: tokens, or whole sequences."""
-    optimizer: str | None = option(None, later=PLUGINS)
-    """Name of a registered optimizer, which goes before `--optim`."""
+    optimizer: str | None = option(None, rule="lorap with lorap_lr_ratio, galore with use_galore")
+    """Name of a registered optimizer, which goes before `--optim`: muon, muonclip, lorap, galore, or one of your own
+    (`--external_plugins`)."""
     loss_type: str | None = option(None, later=PLUGINS)
     """Name of a registered loss; the model's own when not given."""
     eval_metric: str | None = option(
@@ -208,9 +209,9 @@ class TrainingOptions(Options):
         later=OTHER_TASKS,
     )
     """Name of a registered evaluation metric."""
-    callbacks: list[str] = option([], later=PLUGINS)
-    """Names of registered trainer callbacks, such as deepspeed_elastic and graceful_exit for elastic training."""
-    early_stop_interval: PositiveInt | None = option(None, when=SAVES, later="early stopping")
+    callbacks: list[str] = option([])
+    """Names of registered trainer callbacks: early_stop, graceful_exit, or some of your own (`--external_plugins`)."""
+    early_stop_interval: PositiveInt | None = option(None, when=SAVES & EVALUATES)
     """Training ends when the best metric has not improved over this many checkpoints. Set eval_steps and save_steps
     alike."""
     use_flash_ckpt: bool = option(False, when=SAVES, later="DLRover's flash checkpoints")

@@ -90,5 +90,5 @@ class TunerOptions(Options):
     """Whether to use DoRA, which trains the magnitude of weights beside their direction."""
     use_rslora: bool = option(False, when=LORA_KIN)
     """Whether to use rank-stabilised LoRA, which scales by `lora_alpha / sqrt(lora_rank)`."""
-    lorap_lr_ratio: PositiveFloat | None = option(None, important=True, when=LORA_KIN, later="LoRA+")
+    lorap_lr_ratio: PositiveFloat | None = option(None, important=True, when=LORA_KIN)
     """LoRA+: how many times faster the B matrices learn than the A matrices; 10 to 16 is advised."""

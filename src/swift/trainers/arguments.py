@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
+from swift.catalog.components import CALLBACKS, OPTIMIZERS
 from swift.core.errors import UsageError
 from swift.models.precision import MixedPrecision
 from swift.options.general import GeneralOptions
+from swift.options.optimizers import OptimizerOptions
 from swift.options.training import TrainingOptions
+from swift.trainers.optim_names import WHOLE, check_optim
+from swift.trainers.schedules import check_schedule
 
 UNCHANGED = (
     "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "weight_decay",
@@ -27,10 +31,30 @@ UNCHANGED = (
     "average_tokens_across_devices", "max_grad_norm",
 )  # fmt: skip
 """Options that mean the same in transformers, under the same name; None leaves them to transformers."""
+OURS = ("optimizer", "callbacks", "early_stop_interval")
+"""Options that transformers has no argument for, which optimizers and callbacks of plugins can read all the same."""
+ON_OPTIM = (None, "lorap", "galore")
+"""Values of `--optimizer` for which the optimizer of `--optim` is built, with `--optim_args`."""
+
+
+@dataclass
+class Arguments(TrainingArguments):
+    """The arguments of transformers, and what decides of optimizers and callbacks here.
+
+    optimizer: name of a registered optimizer, None for that of `optim`. lorap_lr_ratio: of LoRA+. galore: the options
+    of GaLore. callbacks: names of registered callbacks.
+    """
+
+    optimizer: str | None = None
+    callbacks: list[str] = field(default_factory=list)
+    early_stop_interval: int | None = None
+    lorap_lr_ratio: float | None = None
+    galore: OptimizerOptions = field(default_factory=OptimizerOptions)
 
 
 def training_arguments(training: TrainingOptions, general: GeneralOptions, *, output_dir: Path,
-                       precision: MixedPrecision, extra: Mapping[str, Any]) -> TrainingArguments:  # fmt: skip
+                       precision: MixedPrecision, extra: Mapping[str, Any], galore: OptimizerOptions | None = None,
+                       lorap_lr_ratio: float | None = None) -> Arguments:  # fmt: skip
     """The arguments of transformers' Trainer for one run, writing into `output_dir`.
 
     `extra` are arguments that only transformers knows; each overrides what is derived here. What transformers
@@ -40,8 +64,9 @@ def training_arguments(training: TrainingOptions, general: GeneralOptions, *, ou
     bar. A loss that is not finite is logged as it is, not replaced by an average.
     """
     _check_warmup(training, extra)
-    same = {name: getattr(training, name) for name in UNCHANGED}
+    same = {name: getattr(training, name) for name in (*UNCHANGED, *OURS)}
     values: dict[str, Any] = {name: value for name, value in same.items() if value is not None}
+    values |= {"lorap_lr_ratio": lorap_lr_ratio, "galore": galore or OptimizerOptions()}
     values |= _translated(training, general)
     values |= {
         "output_dir": str(output_dir),
@@ -54,9 +79,28 @@ def training_arguments(training: TrainingOptions, general: GeneralOptions, *, ou
         "disable_tqdm": False,
     }
     try:
-        return TrainingArguments(**{**values, **extra})
+        made = Arguments(**{**values, **extra})
     except (ValueError, TypeError, NotImplementedError, OSError) as error:
         raise UsageError(_said(error, {**same, **extra})) from error
+    _check_optimization(made)
+    return made
+
+
+def _check_optimization(args: Arguments) -> None:
+    """Names that stand for nothing, packages that are missing and settings nobody reads, before a model is loaded."""
+    for name in args.callbacks:
+        CALLBACKS[name]
+    if args.optimizer is not None:
+        OPTIMIZERS[args.optimizer]
+    if args.optimizer in ON_OPTIM:
+        name = str(args.optim.value)  # type: ignore[union-attr]  # transformers made it an enum
+        if args.optimizer is not None and name.startswith(WHOLE):
+            raise UsageError(
+                f"--optim {name} groups parameters itself, and so does --optimizer {args.optimizer}. Choose another "
+                "--optim, such as adamw_torch."
+            )
+        check_optim(name, args.optim_args, vars(args))
+    check_schedule(args)
 
 
 def _translated(training: TrainingOptions, general: GeneralOptions) -> dict[str, Any]:
@@ -109,6 +153,6 @@ def _said(error: Exception, values: Mapping[str, Any]) -> str:
     return front + text
 
 
-def without_evaluation(arguments: TrainingArguments) -> TrainingArguments:
+def without_evaluation(arguments: Arguments) -> Arguments:
     """The same arguments for a run that turned out to have nothing to evaluate on."""
     return replace(arguments, eval_strategy="no", eval_on_start=False)

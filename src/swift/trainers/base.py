@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from peft.tuners.trainable_tokens import TrainableTokensLayer as TokenRows
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import (
     EvalPrediction,
@@ -38,12 +40,16 @@ from transformers import (
 from transformers.trainer_utils import TrainOutput
 from typing_extensions import override
 
+from swift.catalog.components import CALLBACKS, OPTIMIZERS
 from swift.core.errors import ModelError, RunError
 from swift.core.logs import get_logger
 from swift.data.cursor import cursor_files
 from swift.data.sharding import EpochSampler, LengthGroupedSampler
 from swift.data.stream import Share, Stream
 from swift.losses.supervised import IGNORED
+from swift.trainers.arguments import Arguments
+from swift.trainers.optimizer_state import check_saved, mark
+from swift.trainers.optimizers import OptimizerCallback
 from swift.trainers.streaming import Follower, for_stream
 
 
@@ -102,7 +108,7 @@ class SwiftTrainer(Trainer):
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, model: nn.Module, args: TrainingArguments, feed: Feed, companions: Companions,
+    def __init__(self, model: nn.Module, args: Arguments, feed: Feed, companions: Companions,
                  compute_metrics: Callable[[EvalPrediction], dict[str, float]],
                  callbacks: list[TrainerCallback]) -> None:  # fmt: skip
         self.sampler = feed.sampler(args.train_batch_size * args.world_size)
@@ -133,6 +139,12 @@ class SwiftTrainer(Trainer):
             # Reentrant recomputation yields gradients only where an input requires them; embeddings may be frozen.
             model.enable_input_require_grads()  # type: ignore[operator]
         _make_savable(model.generation_config)  # type: ignore[arg-type]  # an adapter passes it on
+        early = ["early_stop"] if args.early_stop_interval is not None and "early_stop" not in args.callbacks else []
+        # in front, so that what they add to a log is in every log, and what they end is ended for all
+        self.callback_handler.callbacks[:0] = [CALLBACKS[name](args, self) for name in [*early, *args.callbacks]]
+        self.optimization = (
+            OptimizerCallback(args, self) if args.optimizer is None else OPTIMIZERS[args.optimizer](args, self)
+        )
         set_seed(args.seed + args.process_index)
 
     # ------------------------------------------------------------------------------------------------------- batches
@@ -199,6 +211,39 @@ class SwiftTrainer(Trainer):
             )
             model.zero_grad()
         return norm
+
+    # ----------------------------------------------------------------------------------------------------- optimization
+
+    @override
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        """The optimizer of `--optimizer`, else that of `--optim`; its checkpoints say what made them."""
+        if self.optimizer is None:
+            self.optimizer = self.optimization.create_optimizer()
+            mark(self.optimizer)
+        return self.optimizer
+
+    @override
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
+        """The schedule of `--optimizer`, else that of `--lr_scheduler_type`."""
+        if self.lr_scheduler is None:
+            made = self.optimization.create_scheduler(num_training_steps, optimizer or self.optimizer)
+            self.lr_scheduler, self._created_lr_scheduler = made, True
+        return self.lr_scheduler
+
+    def optimizer_of_transformers(self) -> Optimizer:
+        """The optimizer of `--optim`, over parameters that decay and parameters that do not."""
+        return super().create_optimizer()
+
+    def scheduler_of_transformers(self, num_training_steps: int, optimizer: Optimizer) -> LRScheduler:
+        """The schedule of `--lr_scheduler_type`."""
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    @override
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Go on with the states of a checkpoint, after a look at whether they are of this optimizer."""
+        if checkpoint is not None and self.optimizer is not None:
+            check_saved(Path(checkpoint) / "optimizer.pt", self.optimizer)
+        super()._load_optimizer_and_scheduler(checkpoint)
 
     # ------------------------------------------------------------------------------------------------------- metrics
 

@@ -21,12 +21,13 @@ from swift.data.quarantine import note_bad_rows, write_bad_rows
 from swift.data.report import Report
 from swift.data.rows import BadRow
 from swift.data.stream import Collate, Share, Stream, StreamBatch, StreamedBatches
+from swift.trainers.arguments import Arguments
 from swift.trainers.processes import gathered, largest
 
 _ALMOST = 1e-6
 
 
-def for_stream(args: TrainingArguments) -> TrainingArguments:
+def for_stream(args: Arguments) -> Arguments:
     """The arguments of a run that reads a stream.
 
     transformers would find its place by reading and dropping everything up to it; the stream finds it by itself.

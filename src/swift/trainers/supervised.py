@@ -16,6 +16,7 @@ from swift.core.logs import get_logger
 from swift.losses.reduce import sequence_of_packed
 from swift.losses.supervised import ACCURACIES, IGNORED, Scores, predicted, score
 from swift.options.training import TrainingOptions
+from swift.trainers.arguments import Arguments
 from swift.trainers.base import Companions, Feed, SwiftTrainer
 
 NOT_OF_THE_MODEL = ("labels", "loss_weights")
@@ -24,7 +25,7 @@ NOT_OF_THE_MODEL = ("labels", "loss_weights")
 class SupervisedTrainer(SwiftTrainer):
     """Learns the labels of its samples: `pt` and `sft`."""
 
-    def __init__(self, model: nn.Module, args: TrainingArguments, feed: Feed, companions: Companions,
+    def __init__(self, model: nn.Module, args: Arguments, feed: Feed, companions: Companions,
                  options: TrainingOptions, callbacks: list[TrainerCallback]) -> None:  # fmt: skip
         self.accuracy_name = f"{options.acc_strategy}_acc"
         self.accuracy = ACCURACIES[options.acc_strategy]
