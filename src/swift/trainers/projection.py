@@ -8,6 +8,7 @@ al. 2024, arXiv 2407.08296) keeps P in a few bits, and makes it anew less and le
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -136,15 +137,14 @@ def pack(values: Tensor, quantized: Quantized) -> dict[str, Any]:
     """The values in few bits: `code = round((value - least) / step)` of each group, several codes in a byte."""
     levels, each = 2**quantized.bits - 1, 8 // quantized.bits
     flat = values.float().flatten()
-    missing = -len(flat) % (quantized.group * each)
-    groups = torch.cat([flat, flat[-1:].expand(missing)]).view(-1, quantized.group)
+    groups = torch.cat([flat, flat[-1:].expand(-len(flat) % quantized.group)]).view(-1, quantized.group)
     least = groups.amin(1, keepdim=True)
     step = ((groups.amax(1, keepdim=True) - least) / levels).clamp(min=torch.finfo(torch.float32).tiny)
-    codes = ((groups - least) / step).round().to(torch.uint8).view(-1, each)
-    shifts = torch.arange(each, device=codes.device, dtype=torch.uint8) * quantized.bits
+    codes = ((groups - least) / step).round().to(torch.uint8).flatten()[: len(flat)]
+    codes = torch.cat([codes, codes.new_zeros(-len(codes) % each)]).view(-1, each)
     return {
-        "codes": (codes << shifts).sum(1, dtype=torch.uint8),
-        "least": least.squeeze(1), "step": step.squeeze(1), "bits": quantized.bits, "shape": list(values.shape),
+        "codes": (codes << _shifts(quantized.bits, codes)).sum(1, dtype=torch.uint8), "bits": quantized.bits,
+        "least": least.squeeze(1), "step": step.squeeze(1), "group": quantized.group, "shape": list(values.shape),
     }  # fmt: skip
 
 
@@ -152,8 +152,12 @@ def read(stored: dict[str, Any], like: Tensor) -> Tensor:
     """A stored matrix as numbers, of the type and on the device of `like`."""
     if "whole" in stored:
         return stored["whole"].to(like)
-    bits, shape = stored["bits"], stored["shape"]
-    shifts = torch.arange(8 // bits, device=stored["codes"].device, dtype=torch.uint8) * bits
-    codes = (stored["codes"][:, None] >> shifts) & (2**bits - 1)
-    groups = codes.view(len(stored["least"]), -1).float() * stored["step"][:, None] + stored["least"][:, None]
-    return groups.flatten()[: shape[0] * shape[1]].view(shape).to(like)
+    bits, shape, count = stored["bits"], stored["shape"], math.prod(stored["shape"])
+    codes = (stored["codes"][:, None] >> _shifts(bits, stored["codes"])) & (2**bits - 1)
+    step, least = (stored[name].repeat_interleave(stored["group"])[:count] for name in ("step", "least"))
+    return (codes.flatten()[:count] * step + least).view(shape).to(like)
+
+
+def _shifts(bits: int, codes: Tensor) -> Tensor:
+    """Where each code of a byte begins."""
+    return torch.arange(0, 8, bits, device=codes.device, dtype=torch.uint8)
