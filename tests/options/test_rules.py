@@ -219,8 +219,26 @@ CONTRADICTIONS = {
     "tensor_parallelism_is_for_full_training": (
         commands.Sft, {**TRAIN, "deepspeed": "zero3", "deepspeed_autotp_size": 2}, {}, "got lora and zero3",
     ),
-    "galore_keeps_its_own_states": (
+    "whole_matrices_are_not_sharded": (
         commands.Sft, {**TRAIN, "use_galore": True, "deepspeed": "zero2"}, {}, "--use_galore and --deepspeed",
+    ),
+    "an_optimizer_is_known": (commands.Sft, {**TRAIN, "optimizer": "moun"}, {}, "Did you mean muon?"),
+    "callbacks_are_known": (commands.Sft, {**TRAIN, "callbacks": ["gracefull_exit"]}, {}, "Did you mean graceful_exit?"),
+    "one_optimizer_is_chosen": (
+        commands.Sft, {**TRAIN, "optimizer": "muon", "lorap_lr_ratio": 16.0}, {}, "--optimizer muon and --lorap_lr_ratio",
+    ),
+    "a_named_optimizer_has_its_option": (commands.Sft, {**TRAIN, "optimizer": "galore"}, {}, "needs --use_galore"),
+    "early_stopping_says_when": (commands.Sft, {**TRAIN, "callbacks": ["early_stop"]}, {}, "--early_stop_interval"),
+    "muon_is_no_choice_of_optim": (
+        commands.Sft, {**TRAIN, "optimizer": "muon", "optim": "adafactor"}, {}, "--optim adafactor has no effect",
+    ),
+    "qk_clip_scales_weights": (commands.Sft, {**TRAIN, "optimizer": "muonclip"}, {}, "--tuner_type full"),
+    "a_schedule_that_warms_up": (
+        commands.Sft, {**TRAIN, "lr_scheduler_type": "constant", "warmup_ratio": 0.1}, {}, "Use constant_with_warmup",
+    ),
+    "a_schedule_that_has_settings": (
+        commands.Sft, {**TRAIN, "lr_scheduler_type": "constant", "lr_scheduler_kwargs": {"min_lr": 1e-6}}, {},
+        "which has no settings",
     ),
     "embeddings_name_their_loss": (commands.Sft, {**TRAIN, "task_type": "embedding"}, {}, "needs --loss_type"),
     "training_goes_on_from_one_adapter": (
@@ -343,6 +361,27 @@ def test_every_rule_says_what_it_is_about():
     for table in TABLES:
         for check in table:
             assert inspect.getdoc(check), check.__name__
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"lorap_lr_ratio": 16.0}, {"optimizer": "lorap", "lorap_lr_ratio": 16.0}, {"optimizer": "muon"},
+        {"tuner_type": "full", "use_galore": True, "galore_rank": 4}, {"tuner_type": "full", "optimizer": "muonclip"},
+        {"optimizer": "mine", "external_plugins": ["pyproject.toml"], "optim": "sgd"}, {"callbacks": ["graceful_exit"]},
+        {"val_dataset": ["owner/v"], "early_stop_interval": 2, "callbacks": ["early_stop"]},
+        {"lr_scheduler_type": "constant_with_warmup", "warmup_ratio": 0.1},
+    ],
+)  # fmt: skip
+def test_what_fits_together_is_not_refused(values):
+    assert said(commands.Sft, {**TRAIN, **values}) == []
+
+
+def test_an_option_that_is_an_optimizer_chooses_it():
+    assert derive(command_of(commands.Sft, {**TRAIN, "lorap_lr_ratio": 16.0})).training.optimizer == "lorap"
+    galore = {**TRAIN, "tuner_type": "full", "use_galore": True}
+    assert derive(command_of(commands.Sft, galore)).training.optimizer == "galore"
+    assert derive(command_of(commands.Sft, TRAIN)).training.optimizer is None
 
 
 def test_all_broken_rules_are_reported_together():

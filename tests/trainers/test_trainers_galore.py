@@ -239,7 +239,8 @@ def test_steps_are_those_of_galore_torch(kind):
     torch.manual_seed(0)
     start, gradients = torch.randn(12, 20), [torch.randn(12, 20) for _ in range(6)]
     first, second = (torch.nn.Parameter(start.clone()) for _ in range(2))
-    settings = {"lr": 0.01, "betas": (0.9, 0.95), "eps": 1e-8}
+    # projected on both sides a new gradient is diagonal up to rounding, which Adam must not take for a gradient
+    settings = {"lr": 0.01, "betas": (0.9, 0.95), "eps": 1e-4}
     group = {"rank": 5, "update_proj_gap": 2, "scale": 0.3, "proj_type": kind}
     other = theirs([{"params": [second], **group}], weight_decay=0.0, no_deprecation_warning=True, **settings)
     mine = GaLore([{"params": [first], "lr": 0.01, "weight_decay": 0.0, "is_projected": True}],

@@ -315,6 +315,15 @@ def test_a_resumed_run_is_the_uninterrupted_one_with_every_optimizer(tmp_path, o
     assert runs.distance(whole.weights(), dict(model().named_parameters())) > 1e-5
 
 
+ACROSS = {
+    "muon": (tiny.model, {"optimizer": "muon"}),
+    "muonclip": (lambda: vocabulary_of_tiny(hot()), {"optimizer": "muonclip", "optim_args": "qk_clip_tau=2"}),
+    "galore": (tiny.model, {"optimizer": "galore", "galore": {**QUANTIZED, "galore_optim_per_parameter": True}, "optim": "sgd", "learning_rate": 0.3}),
+    "lorap": (runs.lora, {"optimizer": "lorap", "lorap_lr_ratio": 16.0}),
+}  # fmt: skip
+"""What is trained on two processes and on one."""
+
+
 def test_states_of_another_optimizer_are_refused(tmp_path):
     saved = tmp_path / "a" / "checkpoint-3"
     runs.train(tmp_path / "a", **SAVING)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import runs
 import torch
+from test_trainers_optimizers import ACROSS
 
 WORKER = Path(__file__).with_name("worker.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parents[1])}
@@ -68,6 +69,18 @@ def test_two_processes_train_what_one_trains_on_the_same_rows(tmp_path):
     assert first["told"] == second["told"] == "rank 0"
     assert first["finds_unused"] == [True, True] or first["finds_unused"] == [False, True]
     assert first["dropout"] != second["dropout"]
+
+
+def test_optimizers_that_keep_something_of_their_own_do_on_two_processes_what_they_do_on_one(tmp_path):
+    done = launch("optimizers", tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name, (model, options) in ACROSS.items():
+        weights = [torch.load(tmp_path / f"{name}-{rank}.pt") for rank in (0, 1)]
+        assert runs.equal(*weights), name
+        alone = runs.train(tmp_path / f"alone-{name}", model=model(), train=runs.samples(16), max_steps=4,
+                           per_device_train_batch_size=1, gradient_accumulation_steps=4, **options)  # fmt: skip
+        moved = runs.distance(alone.weights(), dict(model().named_parameters()))
+        assert runs.distance(weights[0], alone.weights()) < 0.1 * moved, name
 
 
 @pytest.mark.parameter("save_on_each_node")

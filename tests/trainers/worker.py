@@ -57,6 +57,18 @@ def equivalence(folder: Path) -> dict:
     }
 
 
+def optimizers(folder: Path) -> dict:
+    """Train with optimizers that keep something of their own, half of the rows on each of two processes."""
+    import runs
+    from test_trainers_optimizers import ACROSS
+
+    for name, (model, options) in ACROSS.items():
+        run = runs.train(folder / name, model=model(), train=runs.samples(16), per_device_train_batch_size=1,
+                         gradient_accumulation_steps=2, max_steps=4, average_tokens_across_devices=True, **options)  # fmt: skip
+        torch.save(run.weights(), folder / f"{name}-{environment.rank()}.pt")
+    return {}
+
+
 def nodes(folder: Path) -> dict:
     """Save from each of two nodes, into a folder of its own, and from the first only."""
     import runs
@@ -92,7 +104,7 @@ def timeout(folder: Path) -> dict:
     return {}
 
 
-CASES = {"equivalence": equivalence, "nodes": nodes, "packing": packing, "timeout": timeout}
+CASES = {"equivalence": equivalence, "optimizers": optimizers, "nodes": nodes, "packing": packing, "timeout": timeout}
 
 
 def main() -> None:
