@@ -17,7 +17,7 @@ import torch
 from test_trainers_optimizers import ACROSS
 
 WORKER = Path(__file__).with_name("worker.py")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parents[1])}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(WORKER.parents[1]), *sys.path])}
 pytestmark = pytest.mark.slow
 
 
