@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,15 @@ def arguments(tmp_path, extra=None, **options) -> Arguments:
         TrainingOptions(**{**runs.PLAIN, **options}), GeneralOptions(), output_dir=tmp_path, precision="no",
         extra=extra or {},
     )  # fmt: skip
+
+
+def test_trackers_can_write_all_arguments(tmp_path):
+    written = json.loads(arguments(tmp_path, optimizer="muon", callbacks=["graceful_exit"]).to_json_string())
+    assert (written["optimizer"], written["callbacks"], written["galore"]["galore_rank"]) == (
+        "muon",
+        ["graceful_exit"],
+        128,
+    )
 
 
 def optimizers_of_transformers() -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from typing_extensions import override
 
 from swift.catalog.components import CALLBACKS, OPTIMIZERS
 from swift.core.errors import UsageError
@@ -50,6 +51,11 @@ class Arguments(TrainingArguments):
     early_stop_interval: int | None = None
     lorap_lr_ratio: float | None = None
     galore: OptimizerOptions = field(default_factory=OptimizerOptions)
+
+    @override
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as trackers can write it."""
+        return {**super().to_dict(), "galore": self.galore.model_dump()}
 
 
 def training_arguments(training: TrainingOptions, general: GeneralOptions, *, output_dir: Path,
