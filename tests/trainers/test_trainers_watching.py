@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,23 @@ def test_what_every_run_does_may_be_asked_for(tmp_path, caplog):
     with caplog.at_level("INFO", logger="swift"):
         runs.train(tmp_path, callbacks=["graceful_exit"], max_steps=1)
     assert "graceful_exit: every run saves a checkpoint on SIGTERM" in caplog.text
+
+
+def test_utilization_is_operations_over_time_over_what_the_device_can_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEVICE_TFLOPS", "0.5")
+    began = time.monotonic()
+    run = runs.train(tmp_path, callbacks=["perf_log"], max_steps=3, logging_steps=3, logging_first_step=False)
+    elapsed = time.monotonic() - began
+    (entry,) = [entry for entry in run.journal() if "MFU" in entry]
+    inside = sum(value.numel() for name, value in run.weights().items() if "embed" not in name)
+    assert run.trainer.state.total_flos > 6 * inside * 12 * 4  # 12 rows of at least 4 tokens
+    assert run.trainer.state.total_flos / elapsed / 0.5e12 < entry["MFU"] < 1
+    monkeypatch.setenv("DEVICE_TFLOPS", "fast")
+    with pytest.raises(UsageError, match="DEVICE_TFLOPS=fast"):
+        runs.prepare(tmp_path / "b", callbacks=["perf_log"])
+    monkeypatch.delenv("DEVICE_TFLOPS")
+    measured = runs.prepare(tmp_path / "c", callbacks=["perf_log"]).trainer.callback_handler.callbacks[0]
+    assert 1e-4 < measured.peak < 1e3
 
 
 @pytest.mark.parametrize(

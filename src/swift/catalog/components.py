@@ -45,6 +45,7 @@ CALLBACKS: Registry[Callable[..., Any]] = Registry(
     {
         "early_stop": "swift.trainers.early_stop:EarlyStop",
         "graceful_exit": "swift.trainers.interruption:GracefulExit",
+        "perf_log": "swift.trainers.utilization:PerfLog",
     },
 )
 """`--callbacks` -> a class of (args, trainer) whose objects are callbacks of transformers."""

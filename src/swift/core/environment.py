@@ -91,6 +91,7 @@ WORLD_SIZE = Variable("WORLD_SIZE", "Number of processes, set by torchrun.", "1"
 LOCAL_WORLD_SIZE = Variable("LOCAL_WORLD_SIZE", "Number of processes on this node, set by torchrun.", "1")
 TORCHELASTIC_RUN_ID = Variable("TORCHELASTIC_RUN_ID", "Set by torchrun in the processes it starts.")
 LANG = Variable("LANG", "Language of help and errors: Chinese when it begins with zh.", "en")
+DEVICE_TFLOPS = Variable("DEVICE_TFLOPS", "What a device can compute, for --callbacks perf_log; measured when not set.")
 NO_COLOR = Variable("NO_COLOR", "Any value: no colours in the terminal.")
 
 

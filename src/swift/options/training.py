@@ -210,7 +210,8 @@ class TrainingOptions(Options):
     )
     """Name of a registered evaluation metric."""
     callbacks: list[str] = option([])
-    """Names of registered trainer callbacks: early_stop, graceful_exit, or some of your own (`--external_plugins`)."""
+    """Names of registered trainer callbacks: early_stop, graceful_exit, perf_log, or some of your own
+    (`--external_plugins`)."""
     early_stop_interval: PositiveInt | None = option(None, when=SAVES & EVALUATES)
     """Training ends when the best metric has not improved over this many checkpoints. Set eval_steps and save_steps
     alike."""
