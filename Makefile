@@ -59,5 +59,6 @@ check: lint docs test  ## all that must hold before a change is merged
 	$(PYTHON) -m venv .venv-extras
 	.venv-extras/bin/$(PIP) torch==2.13.0
 	.venv-extras/bin/$(PIP) --editable '.[dev,deepspeed,quant,ray,swanlab,wandb]'
+	.venv-extras/bin/$(PIP) --no-deps galore-torch  # what our GaLore is compared with
 	.venv-extras/bin/python -m compileall -q src
 	@touch $@
