@@ -14,6 +14,7 @@ from swift.data.cached import Mode, write_cached
 from swift.data.conversations import load_conversations
 from swift.data.encode import TASK_OF, LoadedData, Preparation, load_samples
 from swift.data.samples import SampleSet
+from swift.data.tasks import Aim
 from swift.options.data import DataOptions
 from swift.options.template import TemplateOptions
 
@@ -27,7 +28,7 @@ def cache(folder: Path, rows: Path | str, *, mode: Mode = "train", parts: tuple[
     """A cached data set of the rows, in the order of their file."""
     options, chosen = DataOptions(dataset=[str(rows)], dataset_shuffle=False), TemplateOptions(**template)
     made = renderer(**template)
-    with Preparation(options, chosen, made, task=TASK_OF[mode], keeps_rows=True) as preparation:
+    with Preparation(options, chosen, made, aim=Aim(TASK_OF[mode]), keeps_rows=True) as preparation:
         given = preparation.with_samples(preparation.arrange().train)
         write_cached(folder, given, mode=mode, parts=parts, rendering=made.identity(), max_length=chosen.max_length)
     return folder

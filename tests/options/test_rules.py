@@ -94,7 +94,7 @@ def test_defaults_that_nobody_asked_for_are_never_refused():
         (commands.Sft, {**TRAIN, "shuffle_buffer_size": 9}, "--shuffle_buffer_size 9", "--streaming is set"),
         (commands.Sft, {**TRAIN, "galore_rank": 4}, "--galore_rank 4", "--use_galore is set"),
         (commands.Sft, {**TRAIN, "bnb_4bit_quant_type": "fp4"}, "--bnb_4bit_quant_type fp4", "--quant_method is bnb"),
-        (commands.Sft, {**TRAIN, "num_labels": 2}, "--num_labels 2", "--task_type is seq_cls"),
+        (commands.Sft, {**TRAIN, "num_labels": 2, "task_type": "embedding"}, "--num_labels 2", "--task_type is seq_cls"),
         (commands.Sft, {**TRAIN, "save_strategy": "epoch", "save_steps": 5}, "--save_steps 5", "--save_strategy is steps"),
         (commands.Sft, {**TRAIN, "eval_steps": 5}, "--eval_steps 5", "--eval_strategy is steps"),
         (commands.Sft, {**TRAIN, "max_steps": 5, "num_train_epochs": 2.0}, "--num_train_epochs 2.0", "--max_steps is -1"),
@@ -240,7 +240,28 @@ CONTRADICTIONS = {
         commands.Sft, {**TRAIN, "lr_scheduler_type": "constant", "lr_scheduler_kwargs": {"min_lr": 1e-6}}, {},
         "which has no settings",
     ),
-    "embeddings_name_their_loss": (commands.Sft, {**TRAIN, "task_type": "embedding"}, {}, "needs --loss_type"),
+    "a_task_has_its_losses": (
+        commands.Sft, {**TRAIN, "task_type": "embedding", "loss_type": "pointwise_reranker"}, {}, "There are: cosine",
+    ),
+    "a_metric_measures_its_task": (
+        commands.Sft, {**TRAIN, "task_type": "reranker", "eval_metric": "paired"}, {}, "There are: reranker",
+    ),
+    "texts_that_are_read_have_no_learnt_tokens": (
+        commands.Sft, {**TRAIN, "task_type": "embedding", "loss_scale": "all"}, {}, "--loss_scale has no effect",
+    ),
+    "scores_are_not_generated": (
+        commands.Infer, {**INFER, "task_type": "seq_cls", "num_labels": 2, "max_new_tokens": 5}, {}, "--max_new_tokens",
+    ),
+    "results_can_be_compared": (
+        commands.Infer, {**INFER, "task_type": "embedding", "val_dataset": ["owner/rows"], "metric": "acc"}, {},
+        "--metric acc",
+    ),
+    "other_tasks_prepare_their_own_rows": (
+        commands.Sft, {**TRAIN, "task_type": "embedding", "cached_dataset": ["owner/rows"]}, {}, "--load_from_cache_file",
+    ),
+    "the_command_knows_the_task": (
+        commands.Deploy, {"model": "owner/name", "task_type": "embedding"}, {}, "not available yet with swift deploy",
+    ),
     "training_goes_on_from_one_adapter": (
         commands.Sft, {**TRAIN, "adapters": ["owner/a", "owner/b"]}, {}, "got 2",
     ),

@@ -88,6 +88,7 @@ class Renderer:
     layout: used when the tokenizer has no chat template and --template names none.
 
     stop_words: what ends a reply, the word that ends a turn first; stop_token_ids: those that are one token.
+    closing_ids: what closes a text by itself: what the tokenizer puts behind every text, else the first of those.
 
     Raises ModelError when there is no template, UsageError when an option does not fit the one there is.
     """
@@ -110,6 +111,7 @@ class Renderer:
         words = self._template.stop_words if self._template else eos
         self.stop_words: tuple[str, ...] = words
         self.stop_token_ids: tuple[int, ...] = self._encoder.single_ids(words)
+        self.closing_ids = list(self._encoder.suffix_ids or self.stop_token_ids[:1])
         if words and not self._encoder.single_ids(words[:1]):
             logger.warning("%r, which ends a reply, is not one token of this tokenizer: it is spelt out.", words[0])
 

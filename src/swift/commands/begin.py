@@ -13,6 +13,7 @@ import torch
 from transformers import enable_full_determinism, set_seed
 from transformers.utils.logging import disable_progress_bar
 
+from swift.commands.task_settings import settled_task
 from swift.core.errors import UsageError
 from swift.core.logs import get_logger
 from swift.hub.base import local_folder
@@ -88,9 +89,9 @@ def log_decisions(command: Command) -> None:
 
 
 def settle(command: S, info: ModelInfo) -> tuple[S, ModelInfo]:
-    """The command with the values that its checkpoint decides: `--torch_dtype`, `--max_length` and what follows it."""
-    changes: dict[str, object] = {}
-    sources: dict[str, Source] = {}
+    """The command with the values that its checkpoint decides: `--torch_dtype`, `--max_length` and what follows it, and
+    what belongs to its task."""
+    changes, sources = settled_task(command.model, command.template, info)
     if command.model.torch_dtype is None:
         changes["torch_dtype"], why = info.dtype, f"{info.path.name}/config.json"
         if info.dtype == "float16" and not torch.accelerator.is_available():

@@ -10,6 +10,7 @@ from swift.core.logs import get_logger
 from swift.data.cached import Manifest, Mode, write_cached
 from swift.data.encode import TASK_OF, Preparation
 from swift.data.library import HubAccess
+from swift.data.tasks import Aim
 from swift.export.folder import appearing, require_free
 from swift.hub.models import access
 from swift.models.families import layout_for
@@ -40,7 +41,7 @@ def to_cached_dataset(command: Export) -> Path:
     tokenizer = load_tokenizer(info, command.model.new_special_tokens)
     renderer = Renderer(tokenizer, template, layout=layout_for(info, template, tokenizer))
     hub, plugins = HubAccess(command.general.use_hf, command.general.hub_token), command.general.external_plugins
-    with Preparation(data, template, renderer, hub, plugins, task=TASK_OF[mode], keeps_rows=True) as preparation:
+    with Preparation(data, template, renderer, hub, plugins, aim=Aim(TASK_OF[mode]), keeps_rows=True) as preparation:
         order, report = preparation.arrange(), preparation.report
         with appearing(output) as folder:
             written: dict[str, Manifest] = {}

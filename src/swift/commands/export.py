@@ -6,15 +6,19 @@ from pathlib import Path
 
 from swift.commands.begin import begin
 from swift.commands.cached_dataset import to_cached_dataset
+from swift.commands.task_settings import settled_task
 from swift.core.errors import UsageError
 from swift.core.logs import get_logger
 from swift.export.folder import appearing, copy_companions, require_free
 from swift.export.weights import shard_size, write_weights
 from swift.hub.models import access
+from swift.models.heads import with_padding
 from swift.models.info import ModelInfo, model_info
 from swift.models.load import load_model
 from swift.models.loader import saved_files
 from swift.models.processor import load_tokenizer
+from swift.models.sentence import describe
+from swift.models.tasks import head_of
 from swift.models.vocabulary import with_room
 from swift.options.commands import Export
 from swift.options.declare import Origin, Source
@@ -53,12 +57,19 @@ def merge_lora(command: Export) -> Path:
     options = command.model
     if options.device_map is None:
         options = options.model_copy(update={"device_map": "cpu"})  # merging is additions: memory counts, not speed
+    changes, sources = settled_task(options, command.template, info)
+    command = command.replace(changes, sources)
+    options = command.model.model_copy(update={"device_map": options.device_map})
     model = load_model(info, options, training=False)
+    tokenizer = load_tokenizer(info, options.new_special_tokens)
     if options.new_special_tokens:
-        with_room(model, load_tokenizer(info, options.new_special_tokens))
+        with_room(model, tokenizer)
+    with_padding(model, tokenizer, options.task_type)
     merged = merge(model, info.adapters)
     with appearing(output) as folder:
         write_weights(merged, folder, max_shard_size=size, safe=command.merge.safe_serialization)
+        if options.task_type == "embedding":
+            describe(folder, head_of(info, options, tokenizer), merged.config)
         copied = copy_companions(info.path, info.adapters, folder, saved_files(info))
         write_args(_standing_alone(command, output), folder)
     get_logger().info("beside the weights: %s", ", ".join(copied) or "nothing")

@@ -6,22 +6,20 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from pathlib import Path
 from random import Random
-from typing import Any, TypeVar
-
-import torch
-import torch.distributed as dist
+from typing import Any
 
 from swift.catalog.components import METRICS
 from swift.chat.messages import Conversation
 from swift.chat.render import Prompt, Renderer
+from swift.commands import infer_tasks
 from swift.commands.begin import begin
 from swift.commands.dialogue import Dialogue, Exchange
 from swift.commands.results import Question, Results, result_path, result_row
+from swift.commands.sharing import agreed, gathered, part, sharing
 from swift.core import environment
 from swift.core.errors import DataError, UsageError
 from swift.core.logs import get_logger
@@ -39,14 +37,12 @@ from swift.models.vocabulary import with_room
 from swift.options.commands import Infer
 from swift.options.data import DataOptions
 from swift.options.defaults import has_rows_to_infer
-from swift.options.general import GeneralOptions
 from swift.options.generation import GenerationOptions
 from swift.options.saved import checkpoint_folder
 from swift.options.template import TemplateOptions
 from swift.tuners.attach import load_adapters
 from swift.tuners.merge import merge
 
-T = TypeVar("T")
 BATCHES_PER_STEP = 16
 """Batches handed to the engine at once: enough to sort prompts by length, few enough to see progress."""
 SECONDS_BETWEEN_REPORTS = 10.0
@@ -55,6 +51,8 @@ SECONDS_BETWEEN_REPORTS = 10.0
 def run(command: Infer) -> Path | None:
     """Answer a data set, or talk. Returns the file of results; None when a dialogue wrote none."""
     command = begin(command, command.general)
+    if command.model.task_type != "causal_lm":
+        return infer_tasks.run(command)
     if not has_rows_to_infer(command.values()):
         if command.general.load_data_args:
             raise UsageError("--load_data_args true: the checkpoint was trained without validation rows to answer.")
@@ -64,7 +62,7 @@ def run(command: Infer) -> Path | None:
     questions = questions_of(command.data, command.infer.val_dataset_sample, hub)
     if command.infer.metric and all(question.labels is None for question in questions):
         raise DataError("--metric compares replies with references, and no row ends with an assistant message.")
-    with _processes(command.general):
+    with sharing(command.general):
         chat, info = open_chat(command)
         return answer(command, chat, info, questions)
 
@@ -192,7 +190,7 @@ def answer(command: Infer, chat: Chat, info: ModelInfo, questions: Sequence[Ques
     tally = Tally()
     asked = _asked(command, chat, info, questions, tally)
     sampling = sampling_of(command.generation, command.general.seed)
-    path = _agreed(_result_path(command, info))
+    path = agreed(_result_path(command, info))
     if environment.rank() == 0:
         for why, rows in tally.skipped.items():
             get_logger().warning("%d rows are skipped, the first is row %d: %s", len(rows), rows[0], why)
@@ -268,7 +266,7 @@ def _prompt(chat: Chat, question: Question, template: TemplateOptions, context_l
 
 def _batched(piece: Sequence[Asked], chat: Chat, sampling: Sampling, step: int) -> Iterator[Completion]:
     """The replies to this process's part of a piece, as they come."""
-    mine = _part(piece, environment.rank(), environment.world_size())
+    mine = part(piece, environment.rank(), environment.world_size())
     reported = time.monotonic()
     for start in range(0, len(mine), step):
         some = mine[start : start + step]
@@ -306,7 +304,7 @@ def _write_piece(piece: Sequence[Asked], replies: Iterator[Completion], tally: T
         found.extend(replies)
         interrupted = False
     finally:
-        everybody = found if interrupted else _gathered(found)
+        everybody = found if interrupted else gathered(found)
         if results is not None:
             results.write([tally.add(asked, reply) for asked, reply in zip(piece, everybody, strict=not interrupted)])
 
@@ -326,45 +324,3 @@ def _report(command: Infer, tally: Tally, path: Path) -> None:
 def _show(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-# ---------------------------------------------------------------------------------------------------- several processes
-
-
-@contextmanager
-def _processes(options: GeneralOptions) -> Iterator[None]:
-    """A group of the processes torchrun has started; nothing when there is one. Replies travel as Python objects."""
-    if environment.world_size() == 1:
-        yield
-        return
-    backend = options.ddp_backend or "gloo"
-    if backend == "nccl":  # objects travel through the memory of the process's own GPU
-        torch.cuda.set_device(environment.local_rank())
-    dist.init_process_group(backend, timeout=timedelta(seconds=options.ddp_timeout))
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
-def _agreed(path: Path) -> Path:
-    """The path the first process has chosen: clocks differ."""
-    if environment.world_size() == 1:
-        return path
-    shared: list[Any] = [path]
-    dist.broadcast_object_list(shared)
-    return shared[0]
-
-
-def _part(items: Sequence[T], rank: int, world_size: int) -> Sequence[T]:
-    """A contiguous part of nearly equal length for each process; together they are the whole, in order."""
-    return items[rank * len(items) // world_size : (rank + 1) * len(items) // world_size]
-
-
-def _gathered(found: list[T]) -> list[T]:
-    """What all processes have found, in the order of their parts; on the first process, the others get nothing."""
-    if environment.world_size() == 1:
-        return found
-    parts: list[Any] | None = [None] * environment.world_size() if environment.rank() == 0 else None
-    dist.gather_object(found, parts)
-    return [each for part in parts or [] for each in part]

@@ -11,10 +11,12 @@ from transformers import PreTrainedTokenizerBase
 
 from swift.chat.render import Renderer
 from swift.commands.begin import begin, settle
+from swift.commands.task_settings import aim_of, renders_for
 from swift.core import environment
 from swift.core.errors import RunError
 from swift.core.logs import get_logger
 from swift.data.collate import Flattened, Padded
+from swift.data.collate_tasks import TaskBatch
 from swift.data.encode import LoadedData, load_samples
 from swift.data.formats import write_rows
 from swift.data.lazy import LazyData, load_lazily
@@ -22,12 +24,15 @@ from swift.data.library import HubAccess
 from swift.data.quarantine import write_bad_rows
 from swift.data.stream import StreamedData, load_stream
 from swift.data.streamed_packing import pack_capacity
+from swift.data.tasks import SUPERVISED, Aim
 from swift.hub.models import access
 from swift.models.families import layout_for
+from swift.models.heads import Head
 from swift.models.info import ModelInfo, check_weights, model_info
 from swift.models.loader import saved_files
 from swift.models.precision import mixed_precision
 from swift.models.processor import load_tokenizer
+from swift.models.tasks import head_of
 from swift.options.commands import Sft
 from swift.options.saved import write_args
 from swift.options.training import TrainingOptions
@@ -44,7 +49,7 @@ class Prepared:
     """A run up to its model.
 
     command: with every value decided. resume: the checkpoint to go on from. folder: of this run, where args.json and
-    the rows that were held back or refused stand already.
+    the rows that were held back or refused stand already. head: of tasks other than writing. aim: what samples are for.
     """
 
     command: Sft
@@ -55,6 +60,8 @@ class Prepared:
     renderer: Renderer
     data: Data
     folder: Path
+    head: Head | None = None
+    aim: Aim = SUPERVISED
 
     @property
     def adapters(self) -> list[str]:
@@ -64,12 +71,12 @@ class Prepared:
         return [str(folder) for folder in self.info.adapters]
 
     @property
-    def collate(self) -> Padded | Flattened:
+    def collate(self) -> Padded | Flattened | TaskBatch:
         """How rows become batches."""
-        if is_flat(self.command):
-            return Flattened()
         assert isinstance(self.tokenizer.pad_token_id, int), "load_tokenizer gives every tokenizer a padding token"
-        return Padded(self.tokenizer.pad_token_id, self.command.template.padding_side)
+        padded = Padded(self.tokenizer.pad_token_id, self.command.template.padding_side)
+        tokens = Flattened() if is_flat(self.command) else padded
+        return tokens if self.head is None else TaskBatch(tokens, self.aim)
 
     @property
     def companions(self) -> Companions:
@@ -99,7 +106,9 @@ def prepare(command: Sft) -> Prepared:
     )  # fmt: skip
     tokenizer = load_tokenizer(info, command.model.new_special_tokens)
     renderer = Renderer(tokenizer, command.template, layout=layout_for(info, command.template, tokenizer))
-    data = load(command, renderer, HubAccess(command.general.use_hf, command.general.hub_token))
+    aim = aim_of(command.model, command.data.data_seed)
+    head = None if aim == SUPERVISED else head_of(info, command.model, tokenizer)
+    data = load(command, renderer, HubAccess(command.general.use_hf, command.general.hub_token), aim)
     if data.val is None:
         arguments = without_evaluation(arguments)
     folder = run_folder(base, command.training)
@@ -107,7 +116,7 @@ def prepare(command: Sft) -> Prepared:
     if environment.rank() == 0:
         write_args(command, folder)
         write_accounts(data, folder)
-    return Prepared(command, info, resume, arguments, tokenizer, renderer, data, folder)
+    return Prepared(command, info, resume, arguments, tokenizer, renderer, data, folder, head, aim)
 
 
 def resumed(command: Sft) -> Path | None:
@@ -133,20 +142,28 @@ def run_folder(base: Path, training: TrainingOptions) -> Path:
     return make_folder(folder)
 
 
-def load(command: Sft, renderer: Renderer, hub: HubAccess) -> Data:
+def load(command: Sft, renderer: Renderer, hub: HubAccess, aim: Aim) -> Data:
     """The rows of the run, tokenized before it or, with `--streaming` and `--lazy_tokenize`, while it goes on.
 
     What is read before the run is read by one process of each node.
     """
     data, template, wait = command.data, command.template, command.general.ddp_timeout
+    renders = renders_for(aim, renderer)
     if command.training.lazy_tokenize:
-        return processes.made_once(lambda: load_lazily(data, template, renderer, hub), wait)
+        return processes.made_once(lambda: load_lazily(data, template, renders, hub, aim), wait)
     plugins = command.general.external_plugins
     if not data.streaming:
-        return processes.made_once(lambda: load_samples(data, template, renderer, hub, plugins), wait)
+        return processes.made_once(lambda: load_samples(data, template, renders, hub, plugins, aim), wait)
     length = pack_capacity(command.training.packing_length) if command.training.packing else None
     return load_stream(
-        data, template, renderer, hub, plugins, packing_length=length, once=lambda make: processes.made_once(make, wait)
+        data,
+        template,
+        renders,
+        hub,
+        plugins,
+        packing_length=length,
+        aim=aim,
+        once=lambda make: processes.made_once(make, wait),
     )
 
 

@@ -6,29 +6,34 @@ import sys
 from pathlib import Path
 
 from peft import PeftModel
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 
 from swift.commands import check
 from swift.commands.preparation import Data, Prepared, is_flat, prepare
 from swift.core import environment
+from swift.core.errors import UsageError
 from swift.core.logs import get_logger
+from swift.data.groups import GroupSet
 from swift.data.lazy import LazySet
 from swift.data.packing import PackedSet, pack_samples
 from swift.data.samples import SampleSet
 from swift.data.stream import Stream
+from swift.models.heads import head_module, with_padding
 from swift.models.load import load_model
 from swift.models.parameters import parameter_table
 from swift.models.vocabulary import token_ids, with_room
 from swift.options.commands import Sft
 from swift.options.training import TrainingOptions
 from swift.trainers import processes
-from swift.trainers.base import Feed
+from swift.trainers.base import Feed, SwiftTrainer
 from swift.trainers.isolation import isolate
+from swift.trainers.objectives import objective_of
+from swift.trainers.representation import Goal, RepresentationTrainer
 from swift.trainers.session import Outcome, open_session, say_farewell, statistics
 from swift.trainers.supervised import SupervisedTrainer
 from swift.tuners.attach import attach
 
-Samples = SampleSet | LazySet | Stream
+Samples = SampleSet | GroupSet | LazySet | Stream
 
 
 def run(command: Sft) -> Path | int | None:
@@ -45,9 +50,7 @@ def run(command: Sft) -> Path | int | None:
     get_logger().info("%s", table)
     show_first(prepared)
     session = open_session(prepared.folder, command.training, command.tracking)
-    trainer = SupervisedTrainer(
-        model, prepared.arguments, feed(prepared), prepared.companions, command.training, session.callbacks
-    )
+    trainer = trainer_of(prepared, model, session.callbacks)
     about = {
         "model_parameter_info": str(table).partition("\n")[0],
         "train_dataset": described(data.train),
@@ -64,7 +67,10 @@ def learner(prepared: Prepared) -> PreTrainedModel | PeftModel:
     """The model with its weights, ready to learn what `--tuner_type` trains."""
     command = prepared.command
     model = with_room(load_model(prepared.info, command.model, command.quantization, training=True), prepared.tokenizer)
+    with_padding(model, prepared.tokenizer, command.model.task_type)
     if is_flat(command):
+        if command.model.task_type in ("seq_cls", "reranker"):
+            head_module(model)
         isolate(model, command.model.attn_impl, "--packing" if command.training.packing else "--padding_free")
     return attach(
         model, command.method, command.tuner, adapters=prepared.adapters,
@@ -73,21 +79,45 @@ def learner(prepared: Prepared) -> PreTrainedModel | PeftModel:
     )  # fmt: skip
 
 
+def trainer_of(
+    prepared: Prepared, model: PreTrainedModel | PeftModel, callbacks: list[TrainerCallback]
+) -> SwiftTrainer:
+    """What trains: on tokens that are learnt, or on what `--task_type` makes of whole texts."""
+    training, companions = prepared.command.training, prepared.companions
+    if prepared.head is None:
+        if training.eval_metric is not None:
+            raise UsageError(
+                f"--eval_metric {training.eval_metric} is not available yet for causal_lm, whose evaluation reports "
+                f"loss and accuracy."
+            )
+        return SupervisedTrainer(model, prepared.arguments, feed(prepared), companions, training, callbacks)
+    goal = Goal(prepared.head, objective_of(prepared.head, training.loss_type), training.eval_metric)
+    return RepresentationTrainer(model, prepared.arguments, feed(prepared), companions, goal, callbacks)
+
+
 def feed(prepared: Prepared) -> Feed:
     """What the trainer is fed with."""
     training, data = prepared.command.training, prepared.data
     return Feed(
         packed(training, data.train), data.val, prepared.collate, prepared.command.data.data_seed,
-        training.train_dataloader_shuffle, training.group_by_length,
+        training.train_dataloader_shuffle, training.group_by_length, draws(data.train),
     )  # fmt: skip
+
+
+def draws(samples: Samples) -> bool:
+    """Whether a set gives other samples of a row in every epoch, and has to be told which it is."""
+    return isinstance(samples, (GroupSet, LazySet)) and samples.draw is not None
 
 
 def show_first(prepared: Prepared) -> None:
     """Log the first sample, with the text that is learnt in colour on a terminal."""
     samples = prepared.data.train
-    first = samples.first() if isinstance(samples, Stream) else samples[0]
+    found = samples.first() if isinstance(samples, Stream) else samples[0]
+    first = found[0] if isinstance(found, list) else found
     coloured = sys.stderr.isatty() and not environment.NO_COLOR.is_set()
     get_logger().info("the first sample:\n%s", prepared.renderer.show(first, colours=coloured))
+    if "label" in first.extra:
+        get_logger().info("no token of it is learnt, but its label: %s", first.extra["label"])
 
 
 def part(data: Data, outcome: Outcome, name: str) -> None:
@@ -105,6 +135,6 @@ def described(samples: Samples) -> str:
 
 def packed(training: TrainingOptions, samples: Samples) -> Samples | PackedSet:
     """What a run learns from: the samples, or with `--packing` packs of them."""
-    if not training.packing or not isinstance(samples, SampleSet):
+    if not training.packing or not isinstance(samples, (SampleSet, GroupSet)):
         return samples
     return pack_samples(samples, training.packing_length, training.packing_num_proc)

@@ -40,6 +40,16 @@ class Variable:
         except ValueError:
             raise UsageError(f"The environment variable {self.name} must be a whole number (got {text!r}).") from None
 
+    def number(self) -> float | None:
+        """The variable as a number, or None when it is unset and has no default."""
+        text = self.get()
+        if text is None:
+            return None
+        try:
+            return float(text)
+        except ValueError:
+            raise UsageError(f"The environment variable {self.name} must be a number (got {text!r}).") from None
+
     def flag(self) -> bool:
         """The variable as yes or no: 1, true, yes, on are yes."""
         return (self.get() or "").lower() in {"1", "true", "yes", "on"}
@@ -76,6 +86,43 @@ SWIFT_SINGLE_DEVICE_MODE = Variable("SWIFT_SINGLE_DEVICE_MODE", "1: each process
 SWIFT_PATCH_CONV3D = Variable("SWIFT_PATCH_CONV3D", "1: avoid the slow Conv3d of torch 2.9.", "0")
 SWIFT_UPDATE_WEIGHTS_BUCKET_SIZE = Variable(
     "SWIFT_UPDATE_WEIGHTS_BUCKET_SIZE", "Megabytes sent at once when weights go to a rollout server.", "512"
+)
+
+INFONCE_TEMPERATURE = Variable("INFONCE_TEMPERATURE", "By what infonce divides similarities.", "0.1")
+INFONCE_USE_BATCH = Variable(
+    "INFONCE_USE_BATCH", "Whether the documents of all rows of the batch, on all processes, are candidates.", "true"
+)
+INFONCE_HARD_NEGATIVES = Variable(
+    "INFONCE_HARD_NEGATIVES", "How many negatives infonce uses of each row: further ones are left out, missing ones "
+    "repeated. All as they are when unset.",
+)  # fmt: skip
+INFONCE_MASK_FAKE_NEGATIVE = Variable(
+    "INFONCE_MASK_FAKE_NEGATIVE", "Whether candidates much more similar than the positive are left out.", "false"
+)
+INFONCE_FAKE_NEG_MARGIN = Variable("INFONCE_FAKE_NEG_MARGIN", "How much more similar that is.", "0.1")
+INFONCE_INCLUDE_QQ = Variable("INFONCE_INCLUDE_QQ", "Whether the other anchors of a batch are candidates too.", "false")
+INFONCE_INCLUDE_DD = Variable(
+    "INFONCE_INCLUDE_DD", "Whether documents are candidates against the positive document too.", "false"
+)
+LISTWISE_RERANKER_TEMPERATURE = Variable(
+    "LISTWISE_RERANKER_TEMPERATURE", "By what listwise_reranker divides scores.", "1.0"
+)
+LISTWISE_RERANKER_MIN_GROUP_SIZE = Variable(
+    "LISTWISE_RERANKER_MIN_GROUP_SIZE", "Smallest group of documents that listwise_reranker learns from.", "2"
+)
+MAX_POSITIVE_SAMPLES = Variable(
+    "MAX_POSITIVE_SAMPLES", "Most matching documents of a row that a reranker learns from at a time.", "1"
+)
+MAX_NEGATIVE_SAMPLES = Variable(
+    "MAX_NEGATIVE_SAMPLES", "Most other documents that are drawn for each of them, anew in every epoch.", "7"
+)
+GENERATIVE_RERANKER_POSITIVE_TOKEN = Variable(
+    "GENERATIVE_RERANKER_POSITIVE_TOKEN",
+    "The token by which a generative reranker says that a document matches.",
+    "yes",
+)
+GENERATIVE_RERANKER_NEGATIVE_TOKEN = Variable(
+    "GENERATIVE_RERANKER_NEGATIVE_TOKEN", "The token by which it says that a document does not match.", "no"
 )
 
 MANUAL = (

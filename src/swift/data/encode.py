@@ -18,6 +18,7 @@ from swift.data.cache import Shelf, hash_of_file
 from swift.data.cached import CachedStock, Mode
 from swift.data.conversations import Item, ItemReader, LoadedConversations, Order, arrange, load_conversations
 from swift.data.formats import ConversationReader
+from swift.data.groups import GroupSet
 from swift.data.library import HubAccess, Library
 from swift.data.preparer import Preparer, Renders
 from swift.data.report import Report
@@ -25,7 +26,7 @@ from swift.data.rows import Row
 from swift.data.samples import SampleSet, Store
 from swift.data.sources import Source, parse_source
 from swift.data.stock import Kitchen, Numbers, Stock, joined, located
-from swift.data.tasks import Task
+from swift.data.tasks import SUPERVISED, Aim, Task
 from swift.data.workers import SELDOM, Crew
 from swift.options.data import DataOptions
 from swift.options.template import TemplateOptions
@@ -35,6 +36,7 @@ __all__ = ["Item", "LoadedConversations", "LoadedData", "Renders", "load_convers
 TASK_OF: dict[Mode, Task] = {"train": "supervised", "rlhf": "preference", "kto": "kto"}
 """What samples are for (`--template_mode`) -> which conversations of a row they are made of."""
 MODE_OF: dict[Task, Mode] = {task: mode for mode, task in TASK_OF.items()}
+"""The same the other way round; tasks without a mode have no cached data sets."""
 
 
 @dataclass
@@ -47,8 +49,8 @@ class LoadedData:
         checkpoints; empty when the command line names others to validate on. They are not sent to other processes.
     """
 
-    train: SampleSet
-    val: SampleSet | None
+    train: SampleSet | GroupSet
+    val: SampleSet | GroupSet | None
     report: Report
     val_rows: list[dict[str, Any]]
 
@@ -62,23 +64,25 @@ def load_samples(
     renderer: Renders,
     access: HubAccess | None = None,
     plugins: Sequence[str] = (),
+    aim: Aim = SUPERVISED,
 ) -> LoadedData:
     """The samples of the data sets of a command line, tokenized once and mapped from files.
 
     `template.max_length` limits the length of a sample in tokens; None sets no limit. Every row that does not make it
     is counted with its cause in the report, which is logged at the end. `access` says how hubs are asked; `plugins`
-    are files of code on which samples may depend.
+    are files of code on which samples may depend. `aim` is what samples are for; where the samples of a row stay
+    together, the sets are of groups.
 
     Raises DataError when no row is left to train on, or none to validate on where validation is asked for, and at the
     first bad row when `--strict true`; UsageError when the template options contradict each other.
     """
     check_options(options, template)
     started = time.perf_counter()
-    with Preparation(options, template, renderer, access, plugins) as preparation:
+    with Preparation(options, template, renderer, access, plugins, aim=aim) as preparation:
         order = preparation.arrange()
-        train, val = preparation.samples(order.train), None
+        train, val = preparation.used(order.train), None
         if order.val is not None:
-            val = preparation.samples(order.val)
+            val = preparation.used(order.val)
         val_rows = [] if options.val_dataset or options.cached_val_dataset else preparation.rows(order.val or [])
     report = preparation.report
     seconds = time.perf_counter() - started
@@ -95,14 +99,14 @@ def load_samples(
 class Preparation:
     """The data sets of a command line on their way to samples.
 
-    task: which conversations of a row are made into samples. keeps_rows: whether `row` will be asked for.
+    aim: what the samples are for. keeps_rows: whether `row` will be asked for.
 
     report: what became of the rows so far.
     """
 
     def __init__(self, options: DataOptions, template: TemplateOptions, renderer: Renders,
                  access: HubAccess | None = None, plugins: Sequence[str] = (), *,
-                 task: Task = "supervised", keeps_rows: bool = False) -> None:  # fmt: skip
+                 aim: Aim = SUPERVISED, keeps_rows: bool = False) -> None:  # fmt: skip
         self.report = Report(strict=options.strict)
         self._thresholds = gc.get_threshold()
         self._options = options
@@ -118,12 +122,13 @@ class Preparation:
                 readings += found
         self._reader = ItemReader(options, keep_values=False)
         self._template, self._renderer = template, renderer
-        self._mode: Mode = MODE_OF.get(task, "train")
-        work = Preparer(options, readings, renderer, template, task, keeps_rows=keeps_rows)
+        self._aim = aim
+        self._mode: Mode = MODE_OF.get(aim.task, "train")
+        work = Preparer(options, readings, renderer, template, aim, keeps_rows=keeps_rows)
         self._crew = Crew(work, options.dataset_num_proc)
         self._kitchen = Kitchen(
             self._crew, self._reader, Shelf(keeps=options.load_from_cache_file), self.report,
-            lambda: {**recipe_of(options, template, renderer, plugins), "task": task, "keeps_rows": keeps_rows},
+            lambda: {**recipe_of(options, template, renderer, plugins), "task": repr((aim.task, aim.classes)), "keeps_rows": keeps_rows},
         )  # fmt: skip
 
     def arrange(self, *, are_all: bool = True) -> Order:
@@ -143,6 +148,13 @@ class Preparation:
         """The samples of these rows, in order; a row may have several, or none when it was left out."""
         store, positions = joined(self._stocks, numpy.array(order, dtype=numpy.int64))
         return SampleSet(store, positions)
+
+    def used(self, order: Sequence[int]) -> SampleSet | GroupSet:
+        """The samples of these rows, in order; in groups, where those of a row stay together."""
+        if not self._aim.is_grouped:
+            return self.samples(order)
+        store, starts, counts = located(self._stocks, numpy.array(order, dtype=numpy.int64))
+        return GroupSet(store, starts[counts > 0], counts[counts > 0], self._aim.draw)
 
     def rows(self, order: Sequence[int]) -> list[dict[str, Any]]:
         """These rows in the messages format, in order."""
@@ -207,7 +219,7 @@ class Preparation:
         first = self._stocks[-1].first + self._stocks[-1].length if self._stocks else 0
         if source.is_cached:
             rendering = self._renderer.identity()
-            stock = CachedStock(source, first, rendering, self._template, self.report, self._mode)
+            stock = CachedStock(source, first, rendering, self._template, self.report, MODE_OF[self._aim.task])
         else:
             stock = Stock(source, self._library.readings(source), self._places[source], first, self._kitchen)
         self._stocks.append(stock)
@@ -247,7 +259,9 @@ def check_options(options: DataOptions, template: TemplateOptions) -> None:
         )
 
 
-def check_left(train: SampleSet, val: SampleSet | None, report: Report, template: TemplateOptions) -> None:
+def check_left(
+    train: SampleSet | GroupSet, val: SampleSet | GroupSet | None, report: Report, template: TemplateOptions
+) -> None:
     """Raise DataError when a set that was asked for is empty."""
     empty = "train on" if not len(train) else "validate on" if val is not None and not len(val) else None
     if empty is None:

@@ -27,11 +27,12 @@ from swift.data.cache import Shelf
 from swift.data.conversations import Account, Item, ItemReader, arrange, batches_of
 from swift.data.formats import as_row
 from swift.data.library import HubAccess, Library
-from swift.data.preparer import Renders, each_or_all
+from swift.data.preparer import Renders, each_or_all, rendered
 from swift.data.report import Report
 from swift.data.rows import BadRow
 from swift.data.samples import borders_of
 from swift.data.sources import Source
+from swift.data.tasks import SUPERVISED, Aim
 from swift.data.truncate import Strategy, truncate
 from swift.options.data import DataOptions
 from swift.options.template import TemplateOptions
@@ -63,15 +64,17 @@ class ConversationStore:
             return pickle.loads(file.read(int(self.borders[index + 1] - self.borders[index])))
 
 
-class LazySet(Dataset[Sample]):
+class LazySet(Dataset[Sample | list[Sample]]):
     """Samples in the order in which they are used, made when they are asked for.
 
     renderer: makes them. template: how long they may be, and what becomes of longer ones.
     strict: whether the first row that cannot be used is an error.
+    aim: what samples are for; where those of a row stay together, an item is their list, of which its draw may give some,
+        anew in every epoch that an index carries (`epoch * length + row`).
     """
 
-    def __init__(self, store: ConversationStore, order: Sequence[int], renderer: Renders,
-                 template: TemplateOptions, *, strict: bool) -> None:  # fmt: skip
+    def __init__(self, store: ConversationStore, order: Sequence[int], renderer: Renders, template: TemplateOptions, *,
+                 strict: bool, aim: Aim = SUPERVISED) -> None:  # fmt: skip
         assert template.truncation_strategy is not None, "--truncation_strategy is resolved before data is loaded"
         self.store = store
         self.order = numpy.asarray(order, dtype=numpy.int64)
@@ -79,6 +82,8 @@ class LazySet(Dataset[Sample]):
         self._max_length = template.max_length
         self._strategy: Strategy = template.truncation_strategy
         self._strict = strict
+        self._aim = aim
+        self.draw = aim.draw
         # Shared with the processes that load batches, so that all know and count the same rows.
         self._unusable = torch.zeros(len(store), dtype=torch.bool).share_memory_()
 
@@ -89,15 +94,18 @@ class LazySet(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.order)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> Sample | list[Sample]:
         """Sample `index`, or the next one that can be used. Raises DataError when ten in a row cannot."""
         problem = None
+        epoch = index // len(self.order)
         for step in range(min(PATIENCE, len(self.order))):
             row = int(self.order[(index + step) % len(self.order)])
             item = self.store.item(row)
-            made = self._sample(item.conversation)
-            if isinstance(made, Sample):
-                return made
+            made = self._samples(item.conversation)
+            if not isinstance(made, DataError):
+                if not self._aim.is_grouped:
+                    return made[0]
+                return made if self.draw is None else self.draw(made, (row,), epoch)
             problem = BadRow(item.file, item.line, "", str(made).rstrip("."))
             if self._strict:
                 raise DataError(f"{problem}. (--strict true stops at the first such row.)")
@@ -118,16 +126,18 @@ class LazySet(Dataset[Sample]):
         """How many there are; how long they are shows when they are used."""
         return f"size={len(self)}, tokenized during training"
 
-    def _sample(self, conversation: Conversation) -> Sample | DataError:
-        [made] = each_or_all(lambda some: self._renderer.samples(list(some)), [conversation])
-        if isinstance(made, DataError) or self._max_length is None or len(made) <= self._max_length:
+    def _samples(self, conversation: Conversation) -> list[Sample] | DataError:
+        [made] = each_or_all(lambda some: rendered(some, self._aim, self._renderer), [conversation])
+        limit = self._max_length
+        if isinstance(made, DataError) or limit is None or max(len(sample) for sample in made) <= limit:
             return made
-        pieces = truncate(made, self._max_length, self._strategy)
-        if not pieces:
-            return DataError(f"longer than --max_length {self._max_length} ({len(made)} tokens)")
-        if not pieces[0].learnt:
-            return DataError(f"nothing to learn within --max_length {self._max_length} ({len(made)} tokens)")
-        return pieces[0]
+        pieces = [piece for sample in made for piece in truncate(sample, limit, self._strategy)[:1]]
+        longest = max(len(sample) for sample in made)
+        if len(pieces) < len(made):
+            return DataError(f"longer than --max_length {limit} ({longest} tokens)")
+        if not self._aim.reads and not pieces[0].learnt:
+            return DataError(f"nothing to learn within --max_length {limit} ({longest} tokens)")
+        return pieces
 
 
 def _name(problem: BadRow, count: int) -> None:
@@ -155,9 +165,8 @@ class LazyData:
         return {**self.__dict__, "val_rows": []}
 
 
-def load_lazily(
-    options: DataOptions, template: TemplateOptions, renderer: Renders, access: HubAccess | None = None
-) -> LazyData:
+def load_lazily(options: DataOptions, template: TemplateOptions, renderer: Renders, access: HubAccess | None = None,
+                aim: Aim = SUPERVISED) -> LazyData:  # fmt: skip
     """The rows of `--dataset` and `--val_dataset`, read and checked, and not tokenized.
 
     Raises UsageError when rows shall be split, DataError when a data set cannot be read, or at the first bad row with
@@ -189,10 +198,10 @@ def load_lazily(
     reader.finish()
     store = ConversationStore(entry.folder / _FILE, lengths)
     shelf.lend(entry, store)
-    train = LazySet(store, entry.facts["train"], renderer, template, strict=options.strict)
+    train = LazySet(store, entry.facts["train"], renderer, template, strict=options.strict, aim=aim)
     order, val = entry.facts["val"], None
     if order is not None:
-        val = LazySet(store, order, renderer, template, strict=options.strict)
+        val = LazySet(store, order, renderer, template, strict=options.strict, aim=aim)
     held_back = [] if options.val_dataset or order is None else [as_row(store.item(row).conversation) for row in order]
     report.train, report.val = len(train), len(val or ())
     report.log()

@@ -29,8 +29,8 @@ _BITS = 512
 class Samples(Protocol):
     """Samples that can be read by position, and whose lengths are known before."""
 
-    def __getitem__(self, index: int) -> Sample:
-        """The sample at this position."""
+    def __getitem__(self, index: int) -> Sample | list[Sample]:
+        """The sample at this position, or the samples of a row that stay together."""
         ...
 
     @property
@@ -41,6 +41,8 @@ class Samples(Protocol):
 
 class PackedSet:
     """Packs of samples: every item is a list of whole samples that together fill about one sequence.
+
+    An index that carries an epoch (`epoch * length + pack`) hands it on to the samples.
 
     positions: [N], the positions in `samples` of the samples of all packs, end to end.
     borders: [number of packs + 1], where each pack begins and the last one ends.
@@ -54,8 +56,10 @@ class PackedSet:
     def __len__(self) -> int:
         return len(self.borders) - 1
 
-    def __getitem__(self, index: int) -> list[Sample]:
-        return [self.samples[position] for position in self.pack(index)]
+    def __getitem__(self, index: int) -> list[Sample] | list[list[Sample]]:
+        epoch, pack = divmod(index, len(self))
+        first = epoch * len(self.positions)
+        return [self.samples[first + position] for position in self.pack(pack)]  # type: ignore[return-value]  # all alike
 
     def pack(self, index: int) -> list[int]:
         """The positions of the samples of a pack."""

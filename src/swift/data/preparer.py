@@ -17,7 +17,7 @@ from swift.data.formats import Met, as_row
 from swift.data.library import Reading
 from swift.data.rows import BadRow, Row, RowError
 from swift.data.samples import Packed, pack
-from swift.data.tasks import Part, Task, parts
+from swift.data.tasks import SUPERVISED, Aim, Part
 from swift.data.truncate import Strategy, truncate
 from swift.options.data import DataOptions
 from swift.options.template import TemplateOptions
@@ -75,12 +75,12 @@ class Prepared:
 class Preparer:
     """Makes samples of records. It is called in every process that prepares rows.
 
-    options: how records are read. readings: the files of all data sets. task: which conversations of a row become
+    options: how records are read. readings: the files of all data sets. aim: which conversations of a row become
     samples. keeps_rows: whether the rows themselves are put beside their samples.
     """
 
     def __init__(self, options: DataOptions, readings: Sequence[Reading], renderer: Renders,
-                 template: TemplateOptions, task: Task = "supervised", *, keeps_rows: bool = False) -> None:  # fmt: skip
+                 template: TemplateOptions, aim: Aim = SUPERVISED, *, keeps_rows: bool = False) -> None:  # fmt: skip
         assert template.truncation_strategy is not None, "--truncation_strategy is resolved before data is loaded"
         self._options = options
         self._readings = readings
@@ -88,7 +88,7 @@ class Preparer:
         self._renderer = renderer
         self._max_length = template.max_length
         self._strategy: Strategy = template.truncation_strategy
-        self._task: Task = task
+        self._aim = aim
         self._keeps_rows = keeps_rows
 
     def __call__(self, job: Job) -> Prepared:
@@ -121,15 +121,12 @@ class Preparer:
 
     def _rendered(self, items: Sequence[Item]) -> list[list[Sample] | DataError]:
         """The samples of each row, one per conversation that the task looks at, or why there are none."""
-        if self._task == "supervised":
+        if self._aim == SUPERVISED:
             return [
                 made if isinstance(made, DataError) else [made]
                 for made in self._renderer.samples([item.conversation for item in items])
             ]
-        wanted = [_parts(item.conversation, self._task) for item in items]
-        flat = [part for row in wanted if not isinstance(row, RowError) for part in row]
-        samples = iter(self._renderer.samples([part.conversation for part in flat]))
-        return [row if isinstance(row, RowError) else _labelled(row, [next(samples) for _ in row]) for row in wanted]
+        return rendered([item.conversation for item in items], self._aim, self._renderer)
 
     def _kept(self, made: list[Sample] | DataError, item: Item, account: Prepared) -> list[Sample] | BadRow:
         """The samples of a row as they are used; none when the row is left out for its length."""
@@ -147,7 +144,7 @@ class Preparer:
             reason = f"longer than --max_length {limit}"
             account.long.append(BadRow(item.file, item.line, "", reason, f"{longest} tokens"))
             return []
-        learnt = [piece for piece in pieces if piece.learnt]
+        learnt = [piece for piece in pieces if piece.learnt or self._aim.reads]
         is_whole = len(learnt) == len(pieces) or (len(made) == 1 and learnt)
         if not is_whole:
             within = f" within --max_length {limit}" if is_long else ""
@@ -175,9 +172,17 @@ def changed(file: Path) -> DataError:
     return DataError(f"{file} was changed while it was read. Start again when it is complete.")
 
 
-def _parts(conversation: Conversation, task: Task) -> list[Part] | RowError:
+def rendered(conversations: Sequence[Conversation], aim: Aim, renderer: Renders) -> list[list[Sample] | DataError]:
+    """The samples of each row, one per conversation that the task looks at, with its label; or why there are none."""
+    wanted = [_parts(conversation, aim) for conversation in conversations]
+    flat = [part for row in wanted if not isinstance(row, RowError) for part in row]
+    samples = iter(renderer.samples([part.conversation for part in flat]))
+    return [row if isinstance(row, RowError) else _labelled(row, [next(samples) for _ in row]) for row in wanted]
+
+
+def _parts(conversation: Conversation, aim: Aim) -> list[Part] | RowError:
     try:
-        return parts(conversation, task)
+        return aim.parts(conversation)
     except RowError as fault:
         return fault
 

@@ -21,12 +21,14 @@ class EpochSampler(Sampler[int]):
     length: the number of rows.
     seed: the seed of epoch 0; epoch e uses seed + e.
     shuffle: False reads the rows in their own order in every epoch.
+    tells_epoch: whether an index carries its epoch, as `epoch * length + row`, for sets that draw anew in each.
     """
 
-    def __init__(self, length: int, seed: int, shuffle: bool = True) -> None:
+    def __init__(self, length: int, seed: int, shuffle: bool = True, *, tells_epoch: bool = False) -> None:
         self.length = length
         self.seed = seed
         self.shuffle = shuffle
+        self.tells_epoch = tells_epoch
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -37,10 +39,15 @@ class EpochSampler(Sampler[int]):
         return self.length
 
     def __iter__(self) -> Iterator[int]:
+        first = self.epoch * self.length if self.tells_epoch else 0
+        return (first + row for row in self.order())
+
+    def order(self) -> Sequence[int]:
+        """The rows of the epoch, in order."""
         if not self.shuffle:
-            return iter(range(self.length))
+            return range(self.length)
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        return iter(torch.randperm(self.length, generator=generator).tolist())
+        return torch.randperm(self.length, generator=generator).tolist()
 
 
 class LengthGroupedSampler(EpochSampler):
@@ -50,13 +57,14 @@ class LengthGroupedSampler(EpochSampler):
     batch: the rows that are computed at the same time on all processes together.
     """
 
-    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
-        super().__init__(len(lengths), seed)
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int, *, tells_epoch: bool = False) -> None:
+        super().__init__(len(lengths), seed, tells_epoch=tells_epoch)
         self.lengths = lengths
         self.batch = batch
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(grouped_by_length(self.lengths, self.batch, self.seed + self.epoch))
+    def order(self) -> Sequence[int]:
+        """The rows of the epoch, in order."""
+        return grouped_by_length(self.lengths, self.batch, self.seed + self.epoch)
 
 
 def grouped_by_length(lengths: Sequence[int], batch: int, seed: int) -> list[int]:

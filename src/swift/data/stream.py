@@ -22,6 +22,7 @@ from swift.core.logs import get_logger
 from swift.data.conversations import ItemReader
 from swift.data.cursor import Cursor, LaneState, PieceRef, Resumption, Waiting
 from swift.data.encode import Preparation, check_options
+from swift.data.groups import Draw, GroupSet
 from swift.data.library import HubAccess, Library
 from swift.data.mixing import check_probabilities
 from swift.data.passes import Order, Passes, StreamedSet, StreamRow
@@ -31,11 +32,12 @@ from swift.data.report import Report
 from swift.data.samples import SampleSet, SampleStore
 from swift.data.sources import parse_source
 from swift.data.streamed_packing import check_capacity, fills_window, pack_window
+from swift.data.tasks import SUPERVISED, Aim
 from swift.options.data import DataOptions
 from swift.options.template import TemplateOptions
 
-Collate = Callable[[list[Sample]], dict[str, Any]]
-Validation = tuple[SampleSet, Report]
+Collate = Callable[[list[Any]], dict[str, Any]]
+Validation = tuple[SampleSet | GroupSet, Report]
 """Samples to validate on, and what was left out of them."""
 
 _PATIENCE = 4
@@ -47,6 +49,7 @@ class Stream:
 
     prepare: makes samples of records; it numbers the files of all data sets from the first to the last.
     packing_length: the tokens of a pack; None packs nothing.
+    aim: what samples are for.
     """
 
     sets: tuple[StreamedSet, ...]
@@ -55,6 +58,7 @@ class Stream:
     options: DataOptions
     template: TemplateOptions
     packing_length: int | None
+    aim: Aim = SUPERVISED
 
     def describe(self) -> str:
         """The data sets and how they are mixed, in one line."""
@@ -65,7 +69,8 @@ class Stream:
 
     def first(self) -> Sample:
         """The first sample. Raises DataError when no row can be used."""
-        return Dealer(self, Share(1, 1)).batch(0)[0]
+        first = Dealer(self, Share(1, 1)).batch(0)[0]
+        return first[0] if isinstance(first, list) else first
 
     def plan(self, lanes: int) -> dict[str, Any]:
         """What must be the same for a place in this stream to mean something, by the words of the command line."""
@@ -84,8 +89,8 @@ class Stream:
 
 
 def open_stream(options: DataOptions, template: TemplateOptions, renderer: Renders,
-                access: HubAccess | None = None, *, packing_length: int | None = None) -> Stream:  # fmt: skip
-    """The stream of `--dataset`; `packing_length` packs its samples.
+                access: HubAccess | None = None, *, packing_length: int | None = None, aim: Aim = SUPERVISED) -> Stream:  # fmt: skip
+    """The stream of `--dataset`; `packing_length` packs its samples, or the rows whose samples stay together.
 
     Raises DataError when a data set is missing or has no rows, UsageError when rows could be longer than a pack.
     """
@@ -105,8 +110,8 @@ def open_stream(options: DataOptions, template: TemplateOptions, renderer: Rende
     buffer = options.shuffle_buffer_size if options.dataset_shuffle else 0
     order = Order(options.data_seed, probabilities, options.stopping_strategy, buffer)
     Passes(sets, order)  # a data set without rows is found before the model is loaded
-    prepare = Preparer(options, [each for some in readings for each in some], renderer, template)
-    return Stream(sets, order, prepare, options, template, packing_length)
+    prepare = Preparer(options, [each for some in readings for each in some], renderer, template, aim)
+    return Stream(sets, order, prepare, options, template, packing_length, aim)
 
 
 @dataclass(frozen=True)
@@ -118,32 +123,33 @@ class StreamedData:
     """
 
     train: Stream
-    val: SampleSet | None
+    val: SampleSet | GroupSet | None
     report: Report
     val_rows: tuple[()] = ()
 
 
-def load_stream(options: DataOptions, template: TemplateOptions, renderer: Renders, access: HubAccess | None = None,
-                plugins: Sequence[str] = (), *, packing_length: int | None = None,
+def load_stream(options: DataOptions, template: TemplateOptions, renderer: Renders,  # noqa: PLR0913 (as many as parts)
+                access: HubAccess | None = None,
+                plugins: Sequence[str] = (), *, packing_length: int | None = None, aim: Aim = SUPERVISED,
                 once: Callable[[Callable[[], Validation]], Validation] = lambda make: make()) -> StreamedData:  # fmt: skip
     """The stream of `--dataset`, and the samples of `--val_dataset`, which are made at once.
 
     once: makes the latter; where there are several processes, by one of them for all.
     Raises what `open_stream` raises, and DataError when no row is left to validate on.
     """
-    stream = open_stream(options, template, renderer, access, packing_length=packing_length)
+    stream = open_stream(options, template, renderer, access, packing_length=packing_length, aim=aim)
     get_logger().info("train: %s", stream.describe())
     if not options.val_dataset and not options.cached_val_dataset:
         return StreamedData(stream, None, Report())
-    val, report = once(lambda: _validation(options, template, renderer, access, plugins))
+    val, report = once(lambda: _validation(options, template, renderer, access, plugins, aim))
     return StreamedData(stream, val, report)
 
 
 def _validation(options: DataOptions, template: TemplateOptions, renderer: Renders, access: HubAccess | None,
-                plugins: Sequence[str]) -> Validation:  # fmt: skip
+                plugins: Sequence[str], aim: Aim) -> Validation:  # fmt: skip
     rest = options.model_copy(update={"dataset": [], "interleave_prob": None})
-    with Preparation(rest, template, renderer, access, plugins) as preparation:
-        val = preparation.samples(preparation.arrange(are_all=False).val or [])
+    with Preparation(rest, template, renderer, access, plugins, aim=aim) as preparation:
+        val = preparation.used(preparation.arrange(are_all=False).val or [])
     report = preparation.report
     report.val = len(val)
     report.log()
@@ -183,17 +189,24 @@ class Share:
 
 @dataclass(slots=True)
 class Piece:
-    """A sample in the form that takes little memory, and the row it was made of."""
+    """A sample in the form that takes little memory, and the row it was made of; or all samples of a row.
+
+    number: of the sample; None for all, of which `draw` may give some.
+    """
 
     ref: PieceRef
     store: SampleStore
-    number: int
+    number: int | None
     length: int
+    draw: Draw | None = None
 
     @property
-    def sample(self) -> Sample:
-        """The sample as it is put into a batch."""
-        return self.store.sample(self.number)
+    def taken(self) -> Sample | list[Sample]:
+        """What is put into a batch."""
+        if self.number is not None:
+            return self.store.sample(self.number)
+        samples = [self.store.sample(number) for number in range(len(self.store))]
+        return samples if self.draw is None else self.draw(samples, self.ref.ref, self.ref.epoch)
 
 
 @dataclass
@@ -243,9 +256,9 @@ class Dealer:
         if resumption is not None:
             self._go_on(resumption)
 
-    def batch(self, number: int) -> list[Sample]:
-        """Batch `number` of the total batch: for each of its places a sample, or those of a pack."""
-        taken = [piece.sample for place in self.share.places(number) for piece in self._take(self._lanes[place])]
+    def batch(self, number: int) -> list[Sample | list[Sample]]:
+        """Batch `number` of the total batch: for each of its places a sample, or those of a pack or of a row."""
+        taken = [piece.taken for place in self.share.places(number) for piece in self._take(self._lanes[place])]
         self.news.train += len(taken)
         return taken
 
@@ -319,6 +332,9 @@ class Dealer:
             report.leave_out(long)
         store = SampleStore(made.packed)
         lengths = store.lengths.tolist()
+        if self.stream.aim.is_grouped:
+            draw, ref = self.stream.aim.draw, PieceRef(row.ref, row.epoch, 0)
+            return [Piece(ref, store, None, _most_tokens(store, draw), draw)] if lengths else []
         return [
             Piece(PieceRef(row.ref, row.epoch, number), store, number, length) for number, length in enumerate(lengths)
         ]
@@ -345,6 +361,14 @@ class Dealer:
                 [again(ref) for ref in state.pieces],
                 deque([again(ref) for ref in pack] for pack in state.packs),
             )
+
+
+def _most_tokens(store: SampleStore, draw: Draw | None) -> int:
+    """The most tokens that are given of a row."""
+    if draw is None:
+        return int(store.lengths.sum())
+    labels = [store.sample(number).extra["label"] for number in range(len(store))]
+    return draw.most_tokens(store.lengths.tolist(), labels)
 
 
 class StreamBatch(NamedTuple):

@@ -20,10 +20,63 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from swift.chat.messages import Conversation
+from swift.data.groups import Draw
 from swift.data.rows import RowError, shown
 
 Task = Literal["supervised", "prompt", "preference", "kto", "seq_cls", "embedding", "reranker", "generative_reranker"]
 Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
+OF_MODELS: dict[str, Task] = {
+    "causal_lm": "supervised", "seq_cls": "seq_cls", "embedding": "embedding", "reranker": "reranker",
+    "generative_reranker": "generative_reranker",
+}  # fmt: skip
+"""`--task_type` -> what it takes of a row, in pt and sft."""
+READ: tuple[Task, ...] = ("seq_cls", "embedding", "reranker", "generative_reranker")
+"""Tasks that read their conversations and learn no token of them."""
+GROUPED: tuple[Task, ...] = ("embedding", "reranker", "generative_reranker")
+"""Tasks in which the samples of a row stay together."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What labels of a classification may be: its problem, and the number of classes or scores."""
+
+    problem: Problem
+    num_labels: int
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What samples are for: a task, and of a classification what its labels may be.
+
+    draw: what of a row's documents is given at a time; None gives all.
+    """
+
+    task: Task = "supervised"
+    classes: Classes | None = None
+    draw: Draw | None = None
+
+    @property
+    def reads(self) -> bool:
+        """Whether conversations are read and not learnt from."""
+        return self.task in READ
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether the samples of a row stay together."""
+        return self.task in GROUPED
+
+    def parts(self, conversation: Conversation) -> list[Part]:
+        """The conversations of a row that the task looks at, with labels of the type its loss takes. Raises RowError."""
+        found = parts(conversation, self.task)
+        if self.classes is None:
+            return found
+        return [
+            replace(part, label=class_label(part.label, self.classes.problem, self.classes.num_labels))
+            for part in found
+        ]
+
+
+SUPERVISED = Aim()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +181,7 @@ def _kto(conversation: Conversation) -> list[Part]:
 def _seq_cls(conversation: Conversation) -> list[Part]:
     if conversation.label is None:
         raise RowError("label", "is missing")
-    return [Part("sample", _alone(conversation), conversation.label, learns=False)]
+    return [Part("sample", _asking(_alone(conversation)), conversation.label, learns=False)]
 
 
 def _embedding(conversation: Conversation) -> list[Part]:
@@ -141,9 +194,9 @@ def _embedding(conversation: Conversation) -> list[Part]:
     if isinstance(similarity, list) or not math.isfinite(similarity):
         raise RowError("label", "is no number", shown(similarity))
     return [
-        Part("anchor", _alone(conversation), learns=False),
-        Part("positive", _alone(conversation.positives[0]), float(similarity), learns=False),
-        *(Part("negative", _alone(document), 0.0, learns=False) for document in conversation.negatives),
+        Part("anchor", _asking(_alone(conversation)), learns=False),
+        Part("positive", _asking(_alone(conversation.positives[0])), float(similarity), learns=False),
+        *(Part("negative", _asking(_alone(document)), 0.0, learns=False) for document in conversation.negatives),
     ]
 
 
@@ -155,6 +208,28 @@ def _reranker(conversation: Conversation) -> list[Part]:
     matching = [Part("positive", _joined(query, document), 1, learns=False) for document in conversation.positives]
     others = [Part("negative", _joined(query, document), 0, learns=False) for document in conversation.negatives]
     return matching + others
+
+
+def scored(conversation: Conversation, task: Task) -> list[Part]:
+    """The texts of a row that a model is asked about, which may lack what training needs: documents, a label.
+
+    A query with documents gives one text for each of them; a conversation without any is a text by itself. Raises RowError.
+    """
+    documents = (*conversation.positives, *conversation.negatives)
+    if not conversation.messages:
+        raise RowError("messages", "is empty")
+    if task == "embedding":
+        labels = [1.0] * len(conversation.positives) + [0.0] * len(conversation.negatives)
+        if len(conversation.positives) == 1 and isinstance(conversation.label, (int, float)):
+            labels[0] = float(conversation.label)
+        return [
+            Part("anchor", _asking(_alone(conversation)), learns=False),
+            *(Part("document", _asking(_alone(each)), label, learns=False)
+              for each, label in zip(documents, labels, strict=True)),
+        ]  # fmt: skip
+    if task in ("reranker", "generative_reranker") and documents:
+        return _reranker(conversation)
+    return [Part("sample", _asking(_alone(conversation)), conversation.label, learns=False)]
 
 
 TASKS: dict[Task, Callable[[Conversation], list[Part]]] = {
@@ -177,6 +252,15 @@ def _alone(conversation: Conversation) -> Conversation:
     return replace(conversation, rejected=None, positives=(), negatives=())
 
 
+def _asking(conversation: Conversation) -> Conversation:
+    """The conversation as one that the user begins: a text by itself is the user's, whoever is named."""
+    messages = conversation.messages
+    start = 1 if conversation.system is not None else 0
+    if len(messages) != start + 1 or messages[start].role != "assistant":
+        return conversation
+    return replace(conversation, messages=(*messages[:start], replace(messages[start], role="user")))
+
+
 def _answered(conversation: Conversation, column: str) -> Conversation:
     if not conversation.answered:
         raise RowError(column, "ends without a reply", f"the last turn is the {conversation.messages[-1].role}'s")
@@ -188,7 +272,11 @@ def _joined(query: Conversation, document: Conversation) -> Conversation:
     system = document.messages[:1] if document.system is not None else ()
     if not system and query.system is not None:
         system = query.messages[:1]
-    spoken = [message for message in (*query.messages, *document.messages) if message.role != "system"]
+    asked = [message for message in query.messages if message.role != "system"]
+    said = [message for message in document.messages if message.role != "system"]
+    if asked and asked[-1].role == "user" and len(said) == 1:
+        said = [replace(said[0], role="assistant")]  # a document stands where a reply would, whoever is named
+    spoken = [*asked, *said]
     return replace(
         query,
         messages=(*system, *spoken),

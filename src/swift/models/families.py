@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ from swift.options.template import TemplateOptions
 
 if TYPE_CHECKING:
     from swift.models.info import ModelInfo
+
+_HEAD = re.compile(r"(For[A-Z]\w*|LMHeadModel|Model)$")
+"""The end of the name of an architecture that tells its head."""
 
 
 def family(
@@ -53,8 +57,20 @@ def family_named(checkpoint: str, wanted: str | None) -> Family | None:
 
 
 def fitting_families(architectures: Sequence[str]) -> list[Family]:
-    """The families whose models have one of these architectures."""
-    return [row for row in FAMILIES.values() if set(row.architectures) & set(architectures)]
+    """The families whose models have one of these architectures.
+
+    Where none has, those whose models are the same but for the head: a classifier or an embedding trained on one of
+    them is still of its family.
+    """
+    exact = [row for row in FAMILIES.values() if set(row.architectures) & set(architectures)]
+    bodies = {_HEAD.sub("", name) for name in architectures}
+    return exact or [row for row in FAMILIES.values() if bodies & {_HEAD.sub("", name) for name in row.architectures}]
+
+
+def family_task(name: str) -> str:
+    """What the models of a family do by themselves; causal_lm where that is none of the tasks of `--task_type`."""
+    task = FAMILIES[name].task
+    return task if task in ("seq_cls", "embedding", "reranker", "generative_reranker") else "causal_lm"
 
 
 def layout_for(info: ModelInfo, options: TemplateOptions, tokenizer: Any) -> Layout | None:

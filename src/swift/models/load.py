@@ -10,19 +10,21 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_enabled
 
 from swift.core.errors import MissingPackage, ModelError
 from swift.core.logs import get_logger
 from swift.models.device import devices_here, place, require_trainable
+from swift.models.heads import LOADING, Loading, Task, head_names
 from swift.models.info import LENGTH_KEYS, ModelInfo, require_weights
 from swift.models.initialize import fill_missing
 from swift.models.loader import ModelLoader, loader_of, warn_of_missing
 from swift.models.precision import torch_dtype
 from swift.models.quantize import converted, loading_arguments
 from swift.models.rope import RopePlan
+from swift.models.tasks import require_task
 from swift.models.weights import check_folder
 from swift.options.model import ModelOptions, QuantizationOptions
 
@@ -31,12 +33,16 @@ FLASH_PACKAGES = {
     "flash_attention_3": ("flash_attn_interface", "flash-attn-3"),
 }
 """Attention -> the module that must be importable, and the package that brings it."""
+_WRITING_HEADS = ("lm_head.", "embed_out.", "output.weight")
+"""Beginnings of names of the weights by which a model writes, which other tasks have no place for."""
 
 
 def load_model(
     info: ModelInfo, options: ModelOptions, quantization: QuantizationOptions | None = None, *, training: bool
 ) -> PreTrainedModel:
-    """The causal language model of a checkpoint, in `info.dtype`, in evaluation mode, on its devices.
+    """The model of a checkpoint with the head of `--task_type`, in `info.dtype`, in evaluation mode, on its devices.
+
+    A classification head that the checkpoint lacks is drawn at random, for training and for adapters that bring one.
 
     quantization: how its weights are quantized on the way; None leaves them as they are stored.
 
@@ -44,8 +50,10 @@ def load_model(
     transformers does not know the architecture, when weights are damaged, missing or of other shapes than the config
     says; MissingPackage when an attention or a quantization needs one.
     """
-    loader = loader_of(info)
-    _require_known(info, loader)
+    loader, loading = loader_of(info), LOADING[options.task_type]
+    loader.auto = loading.auto
+    _require_known(info, loader, loading)
+    require_task(info, options)
     require_weights(info)
     warn_of_missing(info)
     quantization = quantization or QuantizationOptions()
@@ -59,8 +67,12 @@ def load_model(
         **loading_arguments(info, quantization),
         **_implementations(info, options, training=training),
     }
-    model = _read(loader, load_config(info), arguments)
-    _judge(info, loader.report, model, options.init_strategy)
+    if loading.auto is AutoModelForSequenceClassification:
+        arguments["ignore_mismatched_sizes"] = True  # of a head with other classes; anything else is refused below
+    model = _read(loader, task_config(info, options), arguments)
+    _judge(info, loader.report, model, options, may_be_new=training or bool(info.adapters))
+    if options.task_type == "embedding" and "pooler" in dict(model.named_children()):
+        model.pooler = None  # type: ignore[assignment]  # made for another task, and in no use here
     if training:
         require_trainable(vars(model).get("hf_device_map"))
     return converted(model, info, quantization, training=training)
@@ -79,6 +91,17 @@ def _implementations(info: ModelInfo, options: ModelOptions, *, training: bool) 
             )
         arguments["experts_implementation"] = options.experts_impl
     return arguments
+
+
+def task_config(info: ModelInfo, options: ModelOptions) -> PreTrainedConfig:
+    """The config of a checkpoint with what `--task_type`, `--num_labels` and `--problem_type` say of its head."""
+    config = load_config(info)
+    count = {"seq_cls": options.num_labels, "reranker": 1}.get(options.task_type)
+    if count is not None and config.num_labels != count:
+        config.num_labels = count  # which renames the classes, and is left alone where they fit
+    if options.task_type == "seq_cls":
+        config.problem_type = options.problem_type
+    return config
 
 
 def load_config(info: ModelInfo) -> PreTrainedConfig:
@@ -149,14 +172,25 @@ def _read(loader: ModelLoader, config: PreTrainedConfig, arguments: dict[str, An
         raise ModelError(f"{info.path} cannot be loaded: {_first_line(error)}") from error
 
 
-def _judge(info: ModelInfo, report: Mapping[str, Any], model: PreTrainedModel, strategy: str | None) -> None:
+def _judge(
+    info: ModelInfo, report: Mapping[str, Any], model: PreTrainedModel, options: ModelOptions, *, may_be_new: bool
+) -> None:
     """Refuse a model with weights made up at random, or fill them; name weights that found no place.
 
-    report: {} for a loader that does not tell what was missing.
+    report: {} for a loader that does not tell what was missing. may_be_new: whether a classification head may be.
     """
-    missing, unexpected = (sorted(report.get(key, ())) for key in ("missing_keys", "unexpected_keys"))
-    if strategy is not None:
-        fill_missing(model, missing, strategy)
+    missing, unexpected = _found(report, options.task_type)
+    heads = tuple(f"{head}." for head in head_names(model))
+    if missing and heads and all(name.startswith(heads) for name in missing):
+        if not may_be_new:
+            raise ModelError(
+                f"{info.path} has no classification head of this size ({_some(missing)}): it was not trained for this "
+                f"task. Pass the checkpoint that was, or its adapter with --adapters."
+            )
+        get_logger().info("the classification head is new, drawn at random: %s", _some(missing))
+        missing = []
+    if options.init_strategy is not None:
+        fill_missing(model, missing, options.init_strategy)
     elif missing:
         raise ModelError(
             f"{info.path} lacks {len(missing)} of the weights that its config.json asks for, which would be left at "
@@ -170,14 +204,14 @@ def _judge(info: ModelInfo, report: Mapping[str, Any], model: PreTrainedModel, s
         )  # fmt: skip
 
 
-def _require_known(info: ModelInfo, loader: ModelLoader) -> None:
-    """Refuse what neither a plugin nor transformers can build as a causal language model, with the reason."""
+def _require_known(info: ModelInfo, loader: ModelLoader, loading: Loading) -> None:
+    """Refuse what neither a plugin nor transformers can build for a task, with the reason."""
     if info.is_multimodal:
         raise ModelError(
             f"--model {info.path} ({info.model_type}) is a multimodal model; not available yet: models with images, "
             f"video or audio. Pass a text model."
         )
-    if type(loader) is not ModelLoader or _builds(info.model_type):
+    if type(loader) is not ModelLoader or _builds(info.model_type, loading):
         return
     if info.needs_remote_code:
         raise ModelError(
@@ -189,17 +223,30 @@ def _require_known(info: ModelInfo, loader: ModelLoader) -> None:
     if info.model_type in CONFIG_MAPPING:
         raise ModelError(
             f"--model {info.path} is a {info.model_type} ({', '.join(info.architectures) or 'no architecture named'}), "
-            f"which is no causal language model: it does not continue text."
-        )
+            + ("which is no causal language model: it does not continue text." if loading.noun.startswith("causal")
+               else f"which transformers does not know as a {loading.noun}.")
+        )  # fmt: skip
     raise ModelError(
         f"--model {info.path}: transformers {transformers.__version__} does not know the model_type "
         f"{info.model_type!r} of its config.json. A newer transformers may: pip install -U transformers"
     )
 
 
-def _builds(model_type: str) -> bool:
-    """Whether transformers, with what plugins registered there, has a causal language model of this type."""
-    return model_type in CONFIG_MAPPING and CONFIG_MAPPING[model_type] in MODEL_FOR_CAUSAL_LM_MAPPING
+def _builds(model_type: str, loading: Loading) -> bool:
+    """Whether transformers, with what plugins registered there, has a model of this type for the task."""
+    return model_type in CONFIG_MAPPING and CONFIG_MAPPING[model_type] in loading.known
+
+
+def _found(report: Mapping[str, Any], task: Task) -> tuple[list[str], list[str]]:
+    """The weights that are missing or of another shape, and those without a place, as far as they matter to the task."""
+    unexpected = sorted(report.get("unexpected_keys", ()))
+    shapes = [str(each[0]) for each in report.get("mismatched_keys", ())]
+    missing = sorted([*report.get("missing_keys", ()), *shapes])
+    if task not in ("causal_lm", "generative_reranker"):
+        unexpected = [name for name in unexpected if not name.startswith(_WRITING_HEADS)]
+    if task == "embedding":
+        missing = [name for name in missing if not name.startswith("pooler.")]
+    return missing, unexpected
 
 
 def _scaled(existing: Mapping[str, Any], scaling: Mapping[str, Any]) -> dict[str, Any]:

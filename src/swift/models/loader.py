@@ -24,6 +24,7 @@ class ModelLoader:
 
     info: what the checkpoint says of itself. report: what transformers found on loading, by the keys of its loading
     report (`missing_keys`, `unexpected_keys`, ...); {} from a loader that does not call `get_model` of this class.
+    auto: the class of transformers that reads the weights, by `--task_type`.
     trust_remote_code: whether Python code that comes with the checkpoint is run.
     """
 
@@ -32,6 +33,7 @@ class ModelLoader:
     def __init__(self, info: ModelInfo) -> None:
         self.info = info
         self.report: Mapping[str, Any] = {}
+        self.auto: Any = AutoModelForCausalLM
 
     def get_config(self, model_dir: str) -> PreTrainedConfig:
         """The config. `--rope_scaling` and `--max_model_len` are applied to it afterwards."""
@@ -57,7 +59,7 @@ class ModelLoader:
         processor: what `get_processor` gave, for those who need it; transformers does not.
         model_kwargs: what `from_pretrained` takes besides: dtype, device_map, max_memory, attention, quantization.
         """
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = self.auto.from_pretrained(
             model_dir, config=config, trust_remote_code=self.trust_remote_code, output_loading_info=True, **model_kwargs
         )
         model, self.report = loaded

@@ -14,6 +14,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from swift.catalog.families_text import FAMILIES
+from swift.catalog.family import Family
+from swift.catalog.tasks import TASK_LOSSES
 from swift.core import environment
 from swift.options.conditions import Values
 from swift.options.declare import Command, Origin, Source, flags
@@ -101,6 +104,26 @@ def load_args(values: Values) -> Derived:
     if values["command"] in TRAINING:
         return False, "a training takes its options from this command line"
     return True, "a checkpoint is used the way it was trained"
+
+
+@derives("task_type")
+def task_type(values: Values) -> Derived:
+    """What the family of the model is for, as far as a name tells; classes ask for a classifier."""
+    family = _named_family(values)
+    if family is not None and family.task in TASK_LOSSES:
+        return family.task, f"what {family.name} models are for"
+    if values.get("num_labels"):
+        return "seq_cls", "num_labels asks for a classifier"
+    return None
+
+
+def _named_family(values: Values) -> Family | None:
+    """The family that `--model_type` names, or the only one that has checkpoints of the model's name."""
+    if values.get("model_type"):
+        return FAMILIES.get(values["model_type"])
+    name = _last_part(values["model"]) if values.get("model") else ""
+    known = [family for family in FAMILIES.values() if name and family.knows(name)]
+    return known[0] if len(known) == 1 else None
 
 
 @derives("truncation_strategy")
@@ -260,6 +283,16 @@ def lazy_tokenize(values: Values) -> Derived:
     return None
 
 
+@derives("loss_type")
+def loss_type(values: Values) -> Derived:
+    """The first loss of a task; the original loss of DPO and of GRPO, the other methods have one only."""
+    if "rlhf_type" not in values:
+        names = TASK_LOSSES.get(values["task_type"], ())
+        return (names[0], f"what {values['task_type']} is usually trained with") if names else None
+    name = {"dpo": "sigmoid", "grpo": "grpo"}.get(values.get("rlhf_type", ""))
+    return ([name], f"the original loss of {values['rlhf_type']}") if name else None
+
+
 @derives("eval_metric")
 def eval_metric(values: Values) -> Derived:
     """What can be measured of the task's output."""
@@ -306,13 +339,6 @@ def beta(values: Values) -> Derived:
         return None
     value = {"simpo": 2.0, "grpo": 0.04, "gkd": 0.5}.get(values["rlhf_type"], 0.1)
     return value, f"what {values['rlhf_type']} usually takes"
-
-
-@derives("loss_type")
-def loss_type(values: Values) -> Derived:
-    """The original loss of DPO and of GRPO; the other methods have one only."""
-    name = {"dpo": "sigmoid", "grpo": "grpo"}.get(values.get("rlhf_type", ""))
-    return ([name], f"the original loss of {values['rlhf_type']}") if name else None
 
 
 @derives("ref_model")

@@ -10,7 +10,6 @@ from swift.options.declare import DTypeName, Json, JsonOrName, Options, option
 CLASSIFIER = equals("task_type", "seq_cls")
 BNB = equals("quant_method", "bnb") & equals("quant_bits", 4)
 AUTOMATIC_PLACEMENT = equals("device_map", "auto", "sequential", "balanced", "balanced_low_0")
-OTHER_TASKS = "tasks other than causal_lm"
 MULTIMODAL = "models of images, video and audio"
 QUANT_BITS: dict[str, tuple[int | str, ...]] = {
     "bnb": (4, 8), "hqq": (1, 2, 3, 4, 8), "eetq": (8,), "quanto": (2, 4, 8, "float8"), "fp8": (8,),
@@ -30,7 +29,7 @@ class ModelOptions(Options):
     model_revision: str | None = option(None, when=given("model"))
     """Branch, tag or commit of the model on its hub."""
     task_type: Literal["causal_lm", "seq_cls", "embedding", "reranker", "generative_reranker"] = option(
-        "causal_lm", later=OTHER_TASKS
+        "causal_lm", rule="what the family is for; seq_cls with num_labels; else causal_lm"
     )
     """What the model does: write text, classify, embed, or rank. `seq_cls` usually wants `--num_labels` and
     `--problem_type` too."""

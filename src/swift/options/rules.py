@@ -9,14 +9,22 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from swift.options import rules_answering, rules_loading, rules_optimizers, rules_preference, rules_training
+from swift.options import (
+    rules_answering,
+    rules_loading,
+    rules_optimizers,
+    rules_preference,
+    rules_tasks,
+    rules_training,
+)
 from swift.options.case import Case, case_of
 from swift.options.conditions import Words
 from swift.options.declare import Command, Flag, flags
 from swift.options.renamed import RENAMED
 
 TABLES = (
-    rules_loading.rule, rules_training.rule, rules_optimizers.rule, rules_preference.rule, rules_answering.rule,
+    rules_loading.rule, rules_training.rule, rules_optimizers.rule, rules_preference.rule, rules_tasks.rule,
+    rules_answering.rule,
 )  # fmt: skip
 
 
@@ -85,7 +93,6 @@ LATER_ZH = {
     "pushing to a hub": "推送到 hub",
     "running on Ray": "使用 Ray 运行",
     "quantizing a model": "模型量化",
-    "tasks other than causal_lm": "causal_lm 以外的任务",
     "models of images, video and audio": "图像、视频和音频模型",
     "sequence parallelism": "序列并行",
     "the Unsloth backend": "Unsloth 后端",

@@ -334,17 +334,6 @@ def tensor_parallelism_is_for_full_training(case: Case) -> Words | None:
     )
 
 
-@rule(*TRAINING)
-def embeddings_name_their_loss(case: Case) -> Words | None:
-    """There is no loss that fits every kind of pair."""
-    if case["task_type"] != "embedding" or case["loss_type"] or case.command == "rlhf":
-        return None
-    return Words(
-        "--task_type embedding needs --loss_type, e.g. infonce or cosine_similarity.",
-        "--task_type embedding 需要 --loss_type，例如 infonce 或 cosine_similarity。",
-    )
-
-
 # ------------------------------------------------------------------------------------------------------------- tuners
 
 

@@ -7,7 +7,6 @@ from pydantic import AfterValidator, PositiveInt
 from swift.options.conditions import command, equals
 from swift.options.data import HAS_ROWS
 from swift.options.declare import Options, option
-from swift.options.model import OTHER_TASKS
 
 ROWS_INFERRED = command("infer") & HAS_ROWS
 
@@ -39,9 +38,7 @@ class InferOptions(Options):
     """How results are compared with the reference replies; not at all when not given."""
     val_dataset_sample: PositiveInt | None = option(None, when=ROWS_INFERRED)
     """Number of rows drawn from the data; all when not given."""
-    reranker_use_activation: bool = option(
-        True, when=equals("task_type", "reranker", "generative_reranker"), later=OTHER_TASKS
-    )
+    reranker_use_activation: bool = option(True, when=equals("task_type", "reranker", "generative_reranker"))
     """Whether the score of a reranker goes through a sigmoid."""
 
 

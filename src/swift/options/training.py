@@ -7,7 +7,7 @@ from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveF
 from swift.options.conditions import absent, equals, given
 from swift.options.declare import Fraction, Json, JsonOrName, Options, option
 from swift.options.general import HUBS
-from swift.options.model import MULTIMODAL, OTHER_TASKS
+from swift.options.model import MULTIMODAL
 
 SAVES = equals("save_strategy", "steps", "epoch")
 EVALUATES = equals("eval_strategy", "steps", "epoch")
@@ -200,15 +200,20 @@ class TrainingOptions(Options):
     optimizer: str | None = option(None, rule="lorap with lorap_lr_ratio, galore with use_galore")
     """Name of a registered optimizer, which goes before `--optim`: muon, muonclip, lorap, galore, or one of your own
     (`--external_plugins`)."""
-    loss_type: str | None = option(None, later=PLUGINS)
+    loss_type: str | None = option(
+        None, later=PLUGINS, rule="cosine_similarity for embedding, pointwise_reranker for rerankers",
+        works=(
+            "cosine_similarity", "contrastive", "online_contrastive", "infonce", "pointwise_reranker", "listwise_reranker",
+        ),
+    )  # fmt: skip
     """Name of a registered loss; the model's own when not given."""
     eval_metric: str | None = option(
         None,
         rule="nlg for causal_lm with predict_with_generate; infonce or paired for embedding by loss_type; "
         "reranker for rerankers",
-        later=OTHER_TASKS,
     )
-    """Name of a registered evaluation metric."""
+    """Metric that evaluation reports beside the loss: acc, paired, infonce, reranker, or one that a plugin registers in
+    eval_metrics_map."""
     callbacks: list[str] = option([])
     """Names of registered trainer callbacks: early_stop, graceful_exit, perf_log, or some of your own
     (`--external_plugins`)."""

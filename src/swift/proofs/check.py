@@ -17,7 +17,7 @@ from swift.chat.render import Renderer
 from swift.core.errors import ModelError, SwiftError, UsageError
 from swift.data.library import HubAccess
 from swift.data.packing import pack_in_processes
-from swift.data.tasks import Task
+from swift.data.tasks import OF_MODELS, Aim, Classes, Task
 from swift.models.families import layout_for
 from swift.models.info import ModelInfo, check_weights
 from swift.models.load import attention
@@ -51,11 +51,6 @@ TASKS: dict[str, Task] = {
     "kto": "kto", "ppo": "prompt", "grpo": "prompt", "gkd": "prompt",
 }  # fmt: skip
 """`--rlhf_type` -> what it takes of a row."""
-TASKS_OF_MODELS: dict[str, Task] = {
-    "causal_lm": "supervised", "seq_cls": "seq_cls", "embedding": "embedding", "reranker": "reranker",
-    "generative_reranker": "generative_reranker",
-}  # fmt: skip
-"""`--task_type` -> what it takes of a row, in pt and sft."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +73,20 @@ def check(command: Sft, info: ModelInfo, machine: Machine | None = None) -> Chec
     _look_at_model(report, command, info)
     tools = _look_at_template(report, command, info)
     trained = _look_at_tuner(report, command, info, tools)
-    task = task_of(command)
-    measured = _look_at_rows(report, command, tools.renderer, task) if tools else None
+    aim = aim_of(command)
+    measured = _look_at_rows(report, command, tools.renderer, aim) if tools else None
     if tools and measured:
         words = Words(tools.tokenizer)
         report.rows = rows.shown_rows(measured, words)
-        learns = task != "prompt"
+        learns = not aim.reads and aim.task != "prompt"
         has_stops = bool(tools.renderer.stop_token_ids)
-        report.proofs += rows.prove_numbers(measured, command.template, learns=learns, has_stops=has_stops)
-        report.proofs += rows.prove_witnesses(measured, tools.renderer, words, command.template)
+        report.proofs += rows.prove_numbers(
+            measured, command.template, learns=learns, has_stops=has_stops, reads=aim.reads
+        )
+        if aim.reads:
+            report.proofs += rows.prove_read(measured, words)
+        else:
+            report.proofs += rows.prove_witnesses(measured, tools.renderer, words, command.template)
     plan = _look_at_steps(report, command, measured) if measured and len(measured.train) else None
     _look_at_machine(report, command, info, machine, (trained, plan))
     if isinstance(command, Rlhf):
@@ -113,11 +113,14 @@ def decided(command: Sft) -> list[Fact]:
     return facts + [Fact(name, show(value), "training arguments") for name, value in command.extra.items()]
 
 
-def task_of(command: Sft) -> Task:
-    """What the command takes of a row."""
-    return (
-        TASKS[command.preference.rlhf_type] if isinstance(command, Rlhf) else TASKS_OF_MODELS[command.model.task_type]
-    )
+def aim_of(command: Sft) -> Aim:
+    """What the command takes of a row, and what labels may be."""
+    if isinstance(command, Rlhf):
+        return Aim(TASKS[command.preference.rlhf_type])
+    task, model = OF_MODELS[command.model.task_type], command.model
+    if task != "seq_cls" or model.problem_type is None or model.num_labels is None:
+        return Aim(task)
+    return Aim(task, Classes(model.problem_type, model.num_labels))
 
 
 # --------------------------------------------------------------------------------------------------------------- model
@@ -169,7 +172,7 @@ def _look_at_tuner(report: CheckReport, command: Sft, info: ModelInfo, tools: _T
     size = len(tools.tokenizer) if tools else 0
     added = token_ids(tools.tokenizer, command.model.new_special_tokens) if tools else []
     try:
-        trained = trained_part(empty_model(info, size), info, command.method, command.tuner, added)
+        trained = trained_part(empty_model(info, command.model, size), info, command.method, command.tuner, added)
     except UsageError:
         raise
     except SwiftError as error:
@@ -207,7 +210,7 @@ def _look_at_template(report: CheckReport, command: Sft, info: ModelInfo) -> _To
 # ---------------------------------------------------------------------------------------------------------------- rows
 
 
-def _look_at_rows(report: CheckReport, command: Sft, renderer: Renderer, task: Task) -> Measured | None:
+def _look_at_rows(report: CheckReport, command: Sft, renderer: Renderer, aim: Aim) -> Measured | None:
     """All rows, rendered and measured; None, and a failed proof, when they cannot be read at all."""
     access = HubAccess(command.general.use_hf, command.general.hub_token)
     # A stream is looked at as a whole, so that its lengths are known.
@@ -218,7 +221,7 @@ def _look_at_rows(report: CheckReport, command: Sft, renderer: Renderer, task: T
     if not data.dataset and not data.cached_dataset:
         return None
     try:
-        measured = measure(data, Rendering(renderer, command.template, task), access, command.general.external_plugins)
+        measured = measure(data, Rendering(renderer, command.template, aim), access, command.general.external_plugins)
     except UsageError:
         raise
     except SwiftError as error:
@@ -239,7 +242,7 @@ def _look_at_steps(report: CheckReport, command: Sft, measured: Measured) -> Sch
     training, count = command.training, processes()
     numbers = measured.numbers
     lengths: list[int] = numbers.lengths[measured.train].tolist()
-    is_by_row = task_of(command) != "supervised"  # a row of other tasks may hold several samples
+    is_by_row = aim_of(command).task != "supervised"  # a row of other tasks may hold several samples
     drawn, what = (measured.rows_to_train, "rows") if is_by_row else (len(lengths), "samples")
     if training.packing:
         capacity = training.packing_length or command.template.max_length

@@ -16,6 +16,7 @@ import numpy
 from numpy.typing import NDArray
 
 from swift.chat.messages import Conversation
+from swift.chat.reading import Readings
 from swift.chat.render import Renderer, Sample
 from swift.core.errors import DataError
 from swift.data.conversations import Item
@@ -23,7 +24,7 @@ from swift.data.encode import Preparation, check_options
 from swift.data.library import HubAccess
 from swift.data.report import Report
 from swift.data.samples import Store
-from swift.data.tasks import Part, Task, parts
+from swift.data.tasks import Aim, Part
 from swift.options.data import DataOptions
 from swift.options.template import TemplateOptions
 from swift.proofs.duplicates import digest
@@ -106,11 +107,13 @@ class Rendering:
 
     renderer: Renderer
     template: TemplateOptions
-    task: Task
+    aim: Aim
 
     def samples(self, conversations: Sequence[Conversation]) -> list[Sample | DataError]:
-        """A sample per conversation; a prompt is one of which nothing is learnt."""
-        if self.task != "prompt":
+        """A sample per conversation; of a prompt, and of what is only read, nothing is learnt."""
+        if self.aim.reads:
+            return Readings(self.renderer).samples(conversations)
+        if self.aim.task != "prompt":
             return self.renderer.samples(conversations)
         return [self._prompt(conversation) for conversation in conversations]
 
@@ -136,7 +139,7 @@ def measure(
     """
     template = rendering.template
     check_options(options, template)
-    with Preparation(options, template, rendering, access, plugins, task=rendering.task) as preparation:
+    with Preparation(options, template, rendering, access, plugins, aim=rendering.aim) as preparation:
         order = preparation.arrange()
         rows = numpy.unique(numpy.array([*order.train, *(order.val or ())], dtype=numpy.int64))
         store, starts, counts = preparation.located(rows.tolist())
@@ -187,7 +190,7 @@ def _witnesses(preparation: Preparation, rendering: Rendering, rows: Sequence[in
     names = [preparation.names[owner] for owner in preparation.owners(numpy.array(rows, dtype=numpy.int64))]
     for row, name, item in zip(rows, names, preparation.items(rows), strict=True):
         try:
-            looked_at = parts(item.conversation, rendering.task)
+            looked_at = rendering.aim.parts(item.conversation)
         except DataError:
             continue
         for part, sample in zip(looked_at, rendering.samples([p.conversation for p in looked_at]), strict=True):

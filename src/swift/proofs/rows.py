@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -88,10 +89,13 @@ def left_out(measured: Measured) -> list[LeftOut]:
 # -------------------------------------------------------------------------------------------------------------- proofs
 
 
-def prove_numbers(measured: Measured, template: TemplateOptions, *, learns: bool, has_stops: bool) -> list[Proof]:
+def prove_numbers(
+    measured: Measured, template: TemplateOptions, *, learns: bool, has_stops: bool, reads: bool = False
+) -> list[Proof]:
     """What is proven of every sample, by its numbers.
 
-    learns: whether samples are learnt from, or prompts. has_stops: whether there are tokens that end a reply.
+    learns: whether tokens of samples are learnt. has_stops: whether there are tokens that end a reply. reads: whether
+    samples are read for their labels, and not prompts.
     """
     train, val = numpy.unique(measured.train).tolist(), numpy.unique(measured.val).tolist()
     digests = measured.numbers.digests
@@ -99,12 +103,38 @@ def prove_numbers(measured: Measured, template: TemplateOptions, *, learns: bool
     if learns:
         proofs.append(_prove_taught(measured, [*train, *val]))
         proofs += [_prove_ended(measured, [*train, *val], template)] if has_stops else []
+    if learns or reads:
         pairs = repetitions((sample, digests[sample]) for sample in train)
         proofs.append(prove_unique(pairs, len(train), measured.place))
         if val:
             known = overlap(((s, digests[s]) for s in train), ((s, digests[s]) for s in val))
             proofs.append(prove_apart(known, len(val), measured.place))
     return proofs
+
+
+def prove_read(measured: Measured, words: Words) -> list[Proof]:
+    """What is proven of rows that are read: that no text is empty, and that all end alike.
+
+    The last token is what most of these tasks look at: where it differs, cutting or the template has taken it.
+    """
+    texts = Tally(
+        "every text has something to read", "text",
+        "Look whether the texts are where they belong: what the template adds is all that is there.",
+    )  # fmt: skip
+    ends = Tally(
+        "all texts end with the same token", "text",
+        "The task looks at the last token. Rows that end with a reply and rows that do not end differently: give them "
+        "all one form.",
+    )  # fmt: skip
+    lasts = Counter(witness.sample.input_ids[-1] for witness in measured.witnesses if witness.sample.input_ids)
+    usual = lasts.most_common(1)[0][0] if lasts else None
+    for witness in measured.witnesses:
+        said = any(message.content.strip() for message in witness.part.conversation.messages)
+        texts.add(witness.place, [] if said else [f"the {witness.part.name} is empty"])
+        last = witness.sample.input_ids[-1:]
+        is_usual = not last or last[0] == usual
+        ends.add(witness.place, [] if is_usual else [f"the {witness.part.name} ends with {words.decode(last)!r}"])
+    return [texts.proof(), ends.proof()]
 
 
 def prove_witnesses(measured: Measured, renderer: Renderer, words: Words, template: TemplateOptions) -> list[Proof]:

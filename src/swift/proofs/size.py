@@ -15,14 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from swift.core.errors import ModelError
+from swift.models.heads import LOADING
 from swift.models.info import ModelInfo
-from swift.models.load import load_config
+from swift.models.load import task_config
 from swift.models.precision import torch_dtype
 from swift.models.vocabulary import ROWS_OF
 from swift.models.weights import DTYPE_BITS, weight_files
+from swift.options.model import ModelOptions
 from swift.options.tuner import TunerChoice, TunerOptions
 from swift.tuners.attach import attach
 
@@ -75,22 +77,22 @@ def stored_weights(folder: Path) -> Stored | None:
     return Stored(len(files), size, sum(dtypes.values()), dict(dtypes.most_common()))
 
 
-def empty_model(info: ModelInfo, num_tokens: int) -> PreTrainedModel:
-    """The model of a checkpoint without memory for its weights, with room for so many tokens.
+def empty_model(info: ModelInfo, options: ModelOptions, num_tokens: int) -> PreTrainedModel:
+    """The model of a checkpoint for its task, without memory for its weights, with room for so many tokens.
 
     Raises ModelError when it cannot be built.
     """
-    config = load_config(info)
+    config = task_config(info, options)
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=torch_dtype(info.dtype))
+            model = LOADING[options.task_type].auto.from_config(config, dtype=torch_dtype(info.dtype))
             if num_tokens > config.get_text_config().vocab_size:
                 model.resize_token_embeddings(num_tokens, pad_to_multiple_of=ROWS_OF, mean_resizing=False)
             return model
     except (ValueError, ImportError, AttributeError) as error:
         first = str(error).strip().partition("\n")[0]
         raise ModelError(
-            f"{info.path} ({info.model_type}) cannot be built as a causal language model: {first}"
+            f"{info.path} ({info.model_type}) cannot be built as a {LOADING[options.task_type].noun}: {first}"
         ) from None
 
 

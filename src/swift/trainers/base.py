@@ -59,6 +59,7 @@ class Feed:
 
     train: a set of samples, or a `Stream` of them, which has an order of its own.
     group_by_length: rows of like length come together in a batch; `train.lengths` says how long they are.
+    tells_epoch: whether `train` gives other samples in every epoch, which an index tells it.
     """
 
     train: Any
@@ -67,14 +68,15 @@ class Feed:
     seed: int
     shuffle: bool = True
     group_by_length: bool = False
+    tells_epoch: bool = False
 
     def sampler(self, batch: int) -> EpochSampler:
         """The order of the rows; `batch` of them are computed at the same time on all processes together."""
         if isinstance(self.train, Stream):
             return EpochSampler(0, self.seed)
         if self.group_by_length:
-            return LengthGroupedSampler(self.train.lengths, batch, self.seed)
-        return EpochSampler(len(self.train), self.seed, self.shuffle)
+            return LengthGroupedSampler(self.train.lengths, batch, self.seed, tells_epoch=self.tells_epoch)
+        return EpochSampler(len(self.train), self.seed, self.shuffle, tells_epoch=self.tells_epoch)
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,8 @@ class SwiftTrainer(Trainer):
         if args.activation_checkpointing and isinstance(recompute, dict) and recompute.get("use_reentrant"):
             # Reentrant recomputation yields gradients only where an input requires them; embeddings may be frozen.
             model.enable_input_require_grads()  # type: ignore[operator]
-        _make_savable(model.generation_config)  # type: ignore[arg-type]  # an adapter passes it on
+        if model.can_generate():  # type: ignore[operator]  # an adapter passes it on
+            _make_savable(model.generation_config)  # type: ignore[arg-type]
         early = ["early_stop"] if args.early_stop_interval is not None and "early_stop" not in args.callbacks else []
         # in front, so that what they add to a log is in every log, and what they end is ended for all
         self.callback_handler.callbacks[:0] = [CALLBACKS[name](args, self) for name in [*early, *args.callbacks]]
@@ -193,10 +196,14 @@ class SwiftTrainer(Trainer):
         """
         taken = list(islice(epoch_iterator, num_batches))
         batches = self.follower.unwrap(taken) if self.follower else taken
-        count = torch.tensor(sum(int((batch["labels"] != IGNORED).sum()) for batch in batches), device=device)
+        count = torch.tensor(sum(self.num_items(batch) for batch in batches), device=device)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             count = self.accelerator.reduce(count, "sum")
         return batches, count.clamp(min=1)  # type: ignore[union-attr]  # one tensor in, one tensor out
+
+    def num_items(self, batch: dict[str, Any]) -> int:
+        """How many things of a batch the loss is a mean over: its learnt tokens, unless a subclass says otherwise."""
+        return int((batch["labels"] != IGNORED).sum())
 
     @override
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
@@ -281,7 +288,8 @@ class SwiftTrainer(Trainer):
             if self.args.process_index > 0 and isinstance(self.model, PreTrainedModel):
                 _save_on_this_node(self.model, folder)
             self.companions.write(folder)
-            if not (folder / "generation_config.json").exists():  # an adapter is saved without one
+            writes = self.model.can_generate()  # type: ignore[union-attr,operator]
+            if writes and not (folder / "generation_config.json").exists():  # an adapter is saved without one
                 self.model.generation_config.save_pretrained(folder)  # type: ignore[union-attr]
 
 

@@ -99,7 +99,7 @@ def _alone(model: PreTrainedModel) -> Tensor:
     """The logits of the watched sequence in a row of its own, which is no packed row: nothing but its tokens."""
     watched = torch.tensor([_sequences(model)[2]], device=_embeddings(model).device)
     with _evaluating(model):
-        return model(input_ids=watched, use_cache=False).logits[0]
+        return _states(model, input_ids=watched)[0]
 
 
 def _run(model: PreTrainedModel, sequences: list[list[int]]) -> tuple[Tensor, bool]:
@@ -121,12 +121,19 @@ def _run(model: PreTrainedModel, sequences: list[list[int]]) -> tuple[Tensor, bo
     hook = model.get_input_embeddings().register_forward_hook(watch)
     try:
         with _evaluating(model):
-            logits = model(**fed, use_cache=False).logits[0, -SECOND:]
+            logits = _states(model, **fed)[0, -SECOND:]
     finally:
         hook.remove()
     gradients = torch.autograd.grad(logits.float().square().sum(), embedded)
     reads = any(bool((gradient[0, :-SECOND] != 0).any()) for gradient in gradients)
     return logits.detach(), reads
+
+
+def _states(model: PreTrainedModel, **fed: Any) -> Tensor:
+    """What the model says of every token, [B, T, ...]: its logits, or the states below a head that looks at one."""
+    if model.get_output_embeddings() is not None:
+        return model(**fed, use_cache=False).logits
+    return model.base_model(**fed, use_cache=False).last_hidden_state
 
 
 def _sequences(model: PreTrainedModel) -> tuple[list[int], list[int], list[int]]:
@@ -150,7 +157,8 @@ def _distance(first_TV: Tensor, second_TV: Tensor) -> float:
 
 def _takes_borders(model: PreTrainedModel) -> bool:
     """Whether the model's forward pass takes what a row of sequences brings."""
-    parameters = inspect.signature(model.forward).parameters
+    inner = model if model.get_output_embeddings() is not None else model.base_model
+    parameters = inspect.signature(inner.forward).parameters
     has_rest = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     return "position_ids" in parameters and (has_rest or "cu_seq_lens_q" in parameters)
 

@@ -12,12 +12,12 @@ from transformers import EvalPrediction, TrainerCallback, TrainingArguments
 from typing_extensions import override
 
 from swift.core.errors import UsageError
-from swift.core.logs import get_logger
 from swift.losses.reduce import sequence_of_packed
 from swift.losses.supervised import ACCURACIES, IGNORED, Scores, predicted, score
 from swift.options.training import TrainingOptions
 from swift.trainers.arguments import Arguments
 from swift.trainers.base import Companions, Feed, SwiftTrainer
+from swift.trainers.best import check_best_metric
 
 NOT_OF_THE_MODEL = ("labels", "loss_weights")
 
@@ -30,7 +30,7 @@ class SupervisedTrainer(SwiftTrainer):
         self.accuracy_name = f"{options.acc_strategy}_acc"
         self.accuracy = ACCURACIES[options.acc_strategy]
         self.keeps_few_logits = keeps_few_logits(model, options.use_logits_to_keep)
-        _check_metric(args, self.accuracy_name)
+        check_best_metric(args, ("loss", self.accuracy_name))
         super().__init__(model, args, feed, companions, self.metrics, callbacks)
 
     @override
@@ -117,19 +117,3 @@ def _innermost(model: nn.Module) -> Callable[..., Any]:
     """The forward pass of the model itself, inside an adapter."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     return inner.forward  # type: ignore[no-any-return,union-attr]
-
-
-def _check_metric(args: TrainingArguments, accuracy: str) -> None:
-    """The metric of the best model is one that evaluation reports; else UsageError, before anything is trained."""
-    known = ("loss", accuracy)
-    wanted = args.metric_for_best_model
-    if args.eval_strategy == "no" or wanted is None:
-        return
-    if wanted.removeprefix("eval_") not in known:
-        raise UsageError(f"--metric_for_best_model {wanted}: evaluation reports {' and '.join(known)}. Choose one.")
-    if args.save_strategy == "steps" and args.eval_strategy == "steps" and args.save_steps % (args.eval_steps or 1):
-        get_logger().warning(
-            "--save_steps %s is no multiple of --eval_steps %s: the best checkpoint is the best of those that were "
-            "both evaluated and saved",
-            args.save_steps, args.eval_steps,
-        )  # fmt: skip

@@ -66,13 +66,18 @@ def require_mergeable(config: PeftConfig, folder: Path) -> None:
 
 @torch.no_grad()
 def prompt_logits(model: nn.Module) -> Tensor:
-    """Logits [T, V] in float32 for a prompt of token ids spread evenly over the vocabulary."""
+    """Logits [T, V] in float32 for a prompt of token ids spread evenly over the vocabulary.
+
+    Of a model without a head its states [T, E]; of a classifier the outputs for the prompt as one text, [1, C].
+    """
     model.eval()
     config: Any = model.config
     vocab_size = config.get_text_config().vocab_size
     ids_BT = torch.linspace(0, vocab_size - 1, PROMPT_LENGTH).long()[None]
     device = next(model.parameters()).device
-    return model(input_ids=ids_BT.to(device), use_cache=False).logits[0].float()
+    said = model(input_ids=ids_BT.to(device), use_cache=False)
+    found = said.logits if "logits" in said else said.last_hidden_state
+    return (found if found.dim() == 2 else found[0]).float()
 
 
 def relative_errors(expected_TV: Tensor, found_TV: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def lora_config(model: PreTrainedModel, options: TunerOptions, new_token_ids: Se
     saved = modules_to_save(model, options)
     targets = target_modules(model, options)
     return LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
+        task_type=peft_task(model),
         r=options.lora_rank,
         lora_alpha=options.lora_alpha,
         lora_dropout=options.lora_dropout,
@@ -48,6 +48,13 @@ def lora_config(model: PreTrainedModel, options: TunerOptions, new_token_ids: Se
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 stores weights transposed
         ensure_weight_tying=_saves_tied_embedding(model, saved),
     )
+
+
+def peft_task(model: PreTrainedModel) -> TaskType | None:
+    """What peft calls the task of a model; None for one without a head."""
+    if type(model).__name__.endswith("ForSequenceClassification"):
+        return TaskType.SEQ_CLS
+    return TaskType.CAUSAL_LM if model.get_output_embeddings() is not None else None
 
 
 def _saves_tied_embedding(model: PreTrainedModel, saved: list[str]) -> bool:

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from swift.core.errors import ModelError, UsageError
 from swift.core.logs import get_logger
 from swift.core.registry import nearest
+from swift.models.heads import head_names
 from swift.options.tuner import TunerOptions
 
 HEADS = frozenset({"lm_head", "score", "v_head", "classifier"})
@@ -67,9 +68,9 @@ def target_modules(model: PreTrainedModel, options: TunerOptions) -> list[str] |
 def modules_to_save(model: PreTrainedModel, options: TunerOptions) -> list[str]:
     """The modules trained and saved whole beside the adapter, as suffixes; `all-embedding` and `all-norm` are filled in.
 
-    Raises ModelError for an entry that names no module.
+    The head of a classifier is always among them. Raises ModelError for an entry that names no module.
     """
-    suffixes: list[str] = []
+    suffixes: list[str] = head_names(model)
     for entry in options.modules_to_save:
         if entry == "all-embedding":
             suffixes += _all(model, is_embedding, entry, "--modules_to_save")

@@ -1,0 +1,124 @@
+"""Tiny real trainings of tasks other than writing, for the tests of their trainer."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from peft import LoraConfig, get_peft_model
+from runs import PLAIN, Run
+
+import tiny
+from swift.chat.render import Sample
+from swift.data.collate import Flattened, Padded
+from swift.data.collate_tasks import TaskBatch
+from swift.data.groups import Draw, GroupSet
+from swift.data.samples import SampleSet, SampleStore, pack
+from swift.data.tasks import Aim, Classes
+from swift.models.heads import Head
+from swift.models.info import model_info
+from swift.models.load import load_model
+from swift.options.general import GeneralOptions
+from swift.options.model import ModelOptions
+from swift.options.tracking import TrackingOptions
+from swift.options.training import TrainingOptions
+from swift.trainers.arguments import training_arguments
+from swift.trainers.base import Companions, Feed
+from swift.trainers.isolation import isolate
+from swift.trainers.objectives import objective_of
+from swift.trainers.representation import Goal, RepresentationTrainer
+from swift.trainers.session import open_session
+
+LOSSES = {
+    "embedding": "cosine_similarity",
+    "reranker": "pointwise_reranker",
+    "generative_reranker": "pointwise_reranker",
+}
+
+
+def text(draw: random.Random, label: Any = None) -> Sample:
+    size = draw.randint(3, 18)
+    return Sample(
+        [draw.randrange(5, 400) for _ in range(size)], [-100] * size, None, {} if label is None else {"label": label}
+    )
+
+
+def rows(task: str, count: int = 16, seed: int = 0, problem: str = "single_label_classification") -> list[list[Sample]]:
+    """Rows of a task; embeddings and rerankers with one to four documents that do not match."""
+    draw = random.Random(seed)
+    labels = {
+        "single_label_classification": lambda: draw.randrange(3),
+        "multi_label_classification": lambda: [c for c in range(3) if draw.random() < 0.5],
+        "regression": lambda: [draw.random() for _ in range(3)],
+    }
+    made = []
+    for _ in range(count):
+        if task == "seq_cls":
+            made.append([text(draw, labels[problem]())])
+            continue
+        documents = [text(draw, 1), *(text(draw, 0) for _ in range(draw.randint(1, 4)))]
+        made.append([text(draw), *documents] if task == "embedding" else documents)
+    return made
+
+
+def stored(task: str, made: list[list[Sample]], draw: Draw | None = None):
+    store = SampleStore(pack(made))
+    if task == "seq_cls":
+        return SampleSet(store, range(len(made)))
+    counts = numpy.array([len(row) for row in made])
+    return GroupSet(store, numpy.cumsum(counts) - counts, counts, draw)
+
+
+def model(folder: Path, head: Head, *, lora: float | None = None, flat: bool = False):
+    """The tiny model with the head of a task; with an adapter of some dropout."""
+    if not (folder / "config.json").is_file():
+        tiny.checkpoint(folder)
+    options = ModelOptions(model=str(folder), task_type=head.task)
+    if head.task == "seq_cls":
+        options = options.model_copy(update={"num_labels": head.num_labels, "problem_type": head.problem})
+    torch.manual_seed(0)
+    made = load_model(model_info(options), options, training=True)
+    made.config.pad_token_id = 0
+    if flat:
+        isolate(made, None, "--padding_free")
+    if lora is None:
+        return made
+    torch.manual_seed(0)
+    kind = "SEQ_CLS" if head.task in ("seq_cls", "reranker") else None
+    return get_peft_model(made, LoraConfig(
+        r=4, lora_dropout=lora, target_modules=["q_proj", "v_proj"], task_type=kind, init_lora_weights=False,
+        modules_to_save=["score"] if kind else None,
+    ))  # fmt: skip
+
+
+def prepare(folder: Path, base: Path, task: str, *, train: Any = None, val: Any = None, lora: float | None = None,
+            flat: bool = False, problem: Any = "single_label_classification", draw: Draw | None = None,
+            eval_metric: str | None = None, loss_type: str | None = None, **options: Any) -> Run:  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    training = TrainingOptions(**{**PLAIN, **options})
+    args = training_arguments(
+        training, GeneralOptions(seed=42), output_dir=folder, precision="no", extra={"use_cpu": True}
+    )
+    head = Head(task, problem, 3 if task == "seq_cls" else 1, judges=(10, 11), pad_token_id=0)
+    aim = Aim(task, Classes(problem, 3) if task == "seq_cls" else None, draw)
+    session = open_session(folder, training, TrackingOptions(report_to=["none"]))
+    trainer = RepresentationTrainer(
+        model(base, head, lora=lora, flat=flat), args,
+        Feed(
+            stored(task, rows(task, problem=problem), draw) if train is None else train,
+            None if val is None else stored(task, val, draw), TaskBatch(Flattened() if flat else Padded(0), aim), 42,
+            training.train_dataloader_shuffle, training.group_by_length, draw is not None,
+        ),
+        Companions(tiny.tokenizer(), tiny.CHATML),
+        Goal(head, objective_of(head, loss_type or LOSSES.get(task)), eval_metric), session.callbacks,
+    )  # fmt: skip
+    return Run(trainer, session)
+
+
+def train(folder: Path, base: Path, task: str, *, resume: Path | None = None, **settings: Any) -> Run:
+    run = prepare(folder, base, task, **settings)
+    run.outcome = run.session.run(run.trainer, resume, {})
+    return run
