@@ -7,12 +7,14 @@ import json
 import pytest
 import runs
 import task_runs
+import test_trainers_processes
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from swift.core.errors import UsageError
 from swift.data.groups import Draw
 from swift.data.packing import pack_samples
+from swift.models.heads import Head
 from swift.trainers.evaluation import pearson, ranks_of, spearman
 from swift.trainers.objectives import Outputs, groups_of, infonce_settings
 
@@ -192,3 +194,28 @@ def test_settings_of_infonce_without_an_effect_are_refused(monkeypatch):
     monkeypatch.setenv("INFONCE_TEMPERATURE", "0")
     with pytest.raises(UsageError, match="INFONCE_TEMPERATURE"):
         infonce_settings()
+
+
+# ---------------------------------------------------------------------------------------------------- several processes
+
+
+@pytest.mark.slow
+def test_two_processes_learn_from_the_candidates_of_both_what_one_learns_from_all(tmp_path):
+    """infonce with the batch of both processes is that of one process with all rows: losses, metrics and weights."""
+    task_runs.model(tmp_path / "model", Head("embedding"))
+    done = test_trainers_processes.launch("tasks", tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = test_trainers_processes.results(tmp_path)
+    for task, loss in (("embedding", "infonce"), ("seq_cls", None)):
+        alone = task_runs.train(
+            tmp_path / f"alone-{task}", tmp_path / "model", task, loss_type=loss, per_device_train_batch_size=4,
+            gradient_accumulation_steps=1, max_steps=4, eval_strategy="steps", eval_steps=2,
+            val=task_runs.rows(task, 5, seed=8), eval_metric="infonce" if loss else None, per_device_eval_batch_size=1,
+        )  # fmt: skip
+        weights = [torch.load(tmp_path / f"{task}-{rank}.pt") for rank in (0, 1)]
+        assert runs.equal(*weights)
+        assert runs.distance(weights[0], alone.weights()) < 2e-4
+        for name in ("loss", "grad_norm", "acc", "eval_loss", "eval_acc", "eval_margin", "eval_mean_neg"):
+            found = test_trainers_processes.logged(first[task], name)
+            assert found == pytest.approx(alone.logged(name), rel=1e-3), (task, name)
+            assert found == test_trainers_processes.logged(second[task], name)

@@ -96,6 +96,21 @@ def packing(folder: Path) -> dict:
     return {"history": run.history}
 
 
+def tasks(folder: Path) -> dict:
+    """Train embeddings whose candidates are those of both processes, and classes; evaluate rows of uneven number."""
+    import task_runs
+
+    shape = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "max_steps": 4}
+    val = {"eval_strategy": "steps", "eval_steps": 2}
+    found = {}
+    for task, loss in (("embedding", "infonce"), ("seq_cls", None), ("reranker", "listwise_reranker")):
+        run = task_runs.train(folder / task, folder / "model", task, loss_type=loss, **shape, **val,
+                              val=task_runs.rows(task, 5, seed=8), eval_metric="infonce" if loss == "infonce" else None)  # fmt: skip
+        torch.save(run.weights(), folder / f"{task}-{environment.rank()}.pt")
+        found[task] = run.history
+    return found
+
+
 def timeout(folder: Path) -> dict:
     """The first process waits for a second one that does not come."""
     if environment.rank() == 1:
@@ -104,7 +119,10 @@ def timeout(folder: Path) -> dict:
     return {}
 
 
-CASES = {"equivalence": equivalence, "optimizers": optimizers, "nodes": nodes, "packing": packing, "timeout": timeout}
+CASES = {
+    "equivalence": equivalence, "optimizers": optimizers, "nodes": nodes, "packing": packing, "tasks": tasks,
+    "timeout": timeout,
+}  # fmt: skip
 
 
 def main() -> None:
