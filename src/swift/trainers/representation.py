@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import EvalPrediction, TrainerCallback, TrainingArguments
+from transformers import EvalPrediction, TrainerCallback
 from typing_extensions import override
 
 from swift.losses.supervised import IGNORED
 from swift.models.heads import Head
 from swift.models.sentence import describe
+from swift.trainers.arguments import Arguments
 from swift.trainers.base import Companions, Feed, SwiftTrainer
 from swift.trainers.best import check_best_metric
 from swift.trainers.evaluation import NAMES, measure_of, plugin_of
@@ -40,7 +41,7 @@ class RepresentationTrainer(SwiftTrainer):
     and 1 x 4 rows are one training, unless rows are candidates of each other.
     """
 
-    def __init__(self, model: nn.Module, args: TrainingArguments, feed: Feed, companions: Companions,
+    def __init__(self, model: nn.Module, args: Arguments, feed: Feed, companions: Companions,
                  goal: Goal, callbacks: list[TrainerCallback]) -> None:  # fmt: skip
         self.head, self.objective = goal.head, goal.objective
         self.measure = measure_of(goal.eval_metric, goal.head, goal.objective)
