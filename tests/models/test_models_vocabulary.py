@@ -16,6 +16,7 @@ from swift.options.model import ModelOptions
 from swift.options.tuner import TunerChoice, TunerOptions
 from swift.tuners.attach import attach, load_adapters
 from swift.tuners.merge import merge
+from swift.tuners.request import Run
 
 NEW = ["<|look|>", "<|leap|>"]
 
@@ -68,7 +69,7 @@ def test_the_embedding_grows_to_a_multiple_of_128_only_where_rows_are_lacking() 
 def test_lora_trains_the_rows_of_new_tokens_and_no_others_and_they_come_back_from_disk(tied, tmp_path) -> None:
     tokenizer, model = grown(tie_word_embeddings=tied)
     ids = token_ids(tokenizer, NEW)
-    tuned = attach(model, TunerChoice(), TunerOptions(init_weights="false"), new_token_ids=ids)
+    tuned = attach(model, TunerChoice(), TunerOptions(init_weights="false"), run=Run(new_token_ids=ids))
     trained = {name: p for name, p in tuned.named_parameters() if p.requires_grad and "lora_" not in name}
     assert len(trained) == (1 if tied else 2)
     assert all(p.shape == (2, 64) for p in trained.values())
@@ -95,10 +96,15 @@ def test_layers_trained_whole_need_no_rows_and_layers_with_an_adapter_are_refuse
     tokenizer, model = grown(tie_word_embeddings=False)
     ids = token_ids(tokenizer, NEW)
     options = TunerOptions(modules_to_save=["embed_tokens", "lm_head"])
-    tuned = attach(model, TunerChoice(), options, new_token_ids=ids)
+    tuned = attach(model, TunerChoice(), options, run=Run(new_token_ids=ids))
     assert tuned.peft_config["default"].trainable_token_indices is None
     with pytest.raises(UsageError, match=r"--new_special_tokens.*--modules_to_save embed_tokens"):
-        attach(grown()[1], TunerChoice(), TunerOptions(target_modules=["q_proj", "embed_tokens"]), new_token_ids=ids)
+        attach(
+            grown()[1],
+            TunerChoice(),
+            TunerOptions(target_modules=["q_proj", "embed_tokens"]),
+            run=Run(new_token_ids=ids),
+        )
 
 
 @pytest.mark.parameter("new_special_tokens")

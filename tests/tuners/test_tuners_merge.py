@@ -97,7 +97,7 @@ def edited(folder, **changes):
         ({"lora_bias": True}, "biases"),
         ({"alora_invocation_tokens": [1, 2]}, "activated LoRA"),
         ({"layer_replication": [[0, 2], [0, 2]]}, "replicates layers"),
-        ({"peft_type": "VERA"}, "only LoRA is merged here"),
+        ({"peft_type": "LOHA"}, "it is a LOHA adapter"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*Unexpected keyword arguments.*:UserWarning")

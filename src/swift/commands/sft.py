@@ -32,6 +32,7 @@ from swift.trainers.representation import Goal, RepresentationTrainer
 from swift.trainers.session import Outcome, open_session, say_farewell, statistics
 from swift.trainers.supervised import SupervisedTrainer
 from swift.tuners.attach import attach
+from swift.tuners.request import Run
 
 Samples = SampleSet | GroupSet | LazySet | Stream
 
@@ -73,9 +74,9 @@ def learner(prepared: Prepared) -> PreTrainedModel | PeftModel:
             head_module(model)
         isolate(model, command.model.attn_impl, "--packing" if command.training.packing else "--padding_free")
     return attach(
-        model, command.method, command.tuner, adapters=prepared.adapters,
+        model, command.method, command.tuner, variants=command.variants, adapters=prepared.adapters,
         asked=[name for name, source in command.sources.items() if source.asked_for],
-        new_token_ids=token_ids(prepared.tokenizer, command.model.new_special_tokens),
+        run=Run(new_token_ids=token_ids(prepared.tokenizer, command.model.new_special_tokens)),
     )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from swift.models.weights import DTYPE_BITS, weight_files
 from swift.options.model import ModelOptions
 from swift.options.tuner import TunerChoice, TunerOptions
 from swift.tuners.attach import attach
+from swift.tuners.request import Run
 
 STATES = {"sgd": 0, "lion": 1, "rmsprop": 1, "adagrad": 1, "adafactor": 0}
 """Beginning of the name of an optimizer -> numbers it keeps per trained parameter. All others are kin of Adam: 2."""
@@ -113,7 +114,8 @@ def trained_part(
         kept = sum(DTYPE_BITS[entry["dtype"]] // 8 * math.prod(entry["shape"]) for entry in stored)
         return Trained(total + trained, trained, kept, kept)
     # How matrices begin does not change how many there are, and some ways to begin read the weights.
-    prepared = attach(model, choice, options.model_copy(update={"init_weights": "true"}), new_token_ids=new_token_ids)
+    plain = options.model_copy(update={"init_weights": "true"})
+    prepared = attach(model, choice, plain, run=Run(new_token_ids=new_token_ids))
     parameters = list(prepared.parameters())
     learnt = [parameter for parameter in parameters if parameter.requires_grad]
     saved = parameters if choice.tuner_type == "full" else learnt

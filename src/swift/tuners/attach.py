@@ -19,14 +19,11 @@ from swift.models.info import adapter_folder, check_adapter
 from swift.models.precision import mixed_precision, torch_dtype
 from swift.models.quantize import is_quantized
 from swift.options.tuner import TunerChoice, TunerOptions
+from swift.options.tuner_variants import TunerVariantOptions
 from swift.tuners.freeze import freeze
-from swift.tuners.peft_configs import lora_config
+from swift.tuners.methods import METHODS, Method, kind_of, method_of
+from swift.tuners.request import Request, Run
 
-SAVED_LORA = {
-    "lora_rank": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout", "lora_bias": "bias",
-    "use_dora": "use_dora", "use_rslora": "use_rslora",
-}  # fmt: skip
-"""Option -> its name in an adapter_config.json."""
 RESIDUAL_INITS = ("pissa_niter", "lora_ga")
 """Initialisations that move a part of the weights into the adapter in a way that loading does not repeat exactly."""
 
@@ -36,15 +33,17 @@ def attach(
     choice: TunerChoice,
     options: TunerOptions,
     *,
+    variants: TunerVariantOptions | None = None,
     adapters: Sequence[str] = (),
     asked: Collection[str] = (),
-    new_token_ids: Sequence[int] = (),
+    run: Run | None = None,
 ) -> PreTrainedModel | PeftModel:
     """The model ready for training: what is trained has requires_grad, all else has not.
 
-    `full` trains all parameters but the frozen ones. `lora` adds an adapter, drawn from torch's random numbers, or
-    goes on with the one of `adapters`, in the shape it was made with; of the options that the user `asked` for, none
-    may want another shape. The embeddings of new tokens are trained in any case. float16 parameters that are trained become float32, which mixed precision needs.
+    `full` trains all parameters but the frozen ones. Every other type adds an adapter, drawn from torch's random
+    numbers, or goes on with the one of `adapters`, in the shape it was made with; of the options that the user `asked`
+    for, none may want another shape. The embeddings of new tokens are trained in any case. float16 parameters that are
+    trained become float32, which mixed precision needs.
     """
     if choice.tuner_backend != "peft":
         raise UsageError(f"--tuner_backend {choice.tuner_backend} is not available yet; there is peft.")
@@ -57,13 +56,17 @@ def attach(
             )
         freeze(model, options)
         _cast_trained(model)
-        if new_token_ids and not any(p.requires_grad for p in model.get_input_embeddings().parameters()):
+        if run and run.new_token_ids and not any(p.requires_grad for p in model.get_input_embeddings().parameters()):
             get_logger().warning("The embedding is frozen: new special tokens are not learnt. Do not freeze it.")
         return model
-    if choice.tuner_type != "lora":
-        raise UsageError(f"--tuner_type {choice.tuner_type} is not available yet; there are lora and full.")
+    if choice.tuner_type not in METHODS:
+        raise UsageError(
+            f"--tuner_type {choice.tuner_type} is not available yet; there are full, {', '.join(METHODS)}."
+        )
+    method = METHODS[choice.tuner_type]
+    request = Request(options, variants or TunerVariantOptions(), run or Run())
     model.requires_grad_(False)
-    adapted = _continued(model, options, adapters, asked) if adapters else _fresh(model, options, new_token_ids)
+    adapted = _continued(model, method, request, adapters, asked) if adapters else _fresh(model, method, request)
     _cast_trained(adapted)
     if options.lora_dtype is not None:
         _cast_adapter(adapted, options.lora_dtype, str(model.dtype).removeprefix("torch."))
@@ -97,12 +100,11 @@ def load_adapters(model: PreTrainedModel, paths: Sequence[str | Path]) -> PreTra
     return adapted.eval() if paths else adapted
 
 
-def _fresh(model: PreTrainedModel, options: TunerOptions, new_token_ids: Sequence[int]) -> PeftModel:
+def _fresh(model: PreTrainedModel, method: Method, request: Request) -> PeftModel:
     """A new adapter on a model."""
-    config = lora_config(model, options, new_token_ids)
     try:
         with _without_noise():
-            adapted = get_peft_model(model, config)
+            adapted = get_peft_model(model, method.config(model, request))
     except ValueError as error:
         raise ModelError(f"This model cannot be given the adapter that was asked for: {_first_lines(error)}") from error
     assert isinstance(adapted, PeftModel), "no mixed adapters were asked for"
@@ -110,20 +112,17 @@ def _fresh(model: PreTrainedModel, options: TunerOptions, new_token_ids: Sequenc
 
 
 def _continued(
-    model: PreTrainedModel, options: TunerOptions, adapters: Sequence[str], asked: Collection[str]
+    model: PreTrainedModel, method: Method, request: Request, adapters: Sequence[str], asked: Collection[str]
 ) -> PeftModel:
     """An adapter made before, trainable, with what it was made with in place of the options of this run."""
     if len(adapters) != 1:
         raise UsageError(f"--adapters: training goes on with exactly one adapter (got {len(adapters)}).")
     folder = adapter_folder(adapters[0])
     config = PeftConfig.from_pretrained(str(folder))
-    if not isinstance(config, LoraConfig):
-        raise ModelError(
-            f"--adapters {folder} is no LoRA adapter but {config.peft_type}: it cannot be trained on here."
-        )
-    wanted = {option: getattr(options, option) for option in SAVED_LORA}
-    saved = {option: getattr(config, key) for option, key in SAVED_LORA.items()}
-    differing = [option for option in SAVED_LORA if wanted[option] != saved[option]]
+    _require_kind(folder, config, method)
+    wanted = {**request.options.model_dump(), **request.variants.model_dump()}
+    saved = {option: getattr(config, key) for option, key in method.shape.items()}
+    differing = [option for option in method.shape if wanted[option] != saved[option]]
     refused = [f"--{option} {wanted[option]} (it has {saved[option]})" for option in differing if option in asked]
     if refused:
         raise UsageError(
@@ -134,6 +133,21 @@ def _continued(
     adapted = _read_adapter(model, folder, name="default", trainable=True)
     assert isinstance(adapted, PeftModel), "reading an adapter gives a model with it"
     return adapted
+
+
+def _require_kind(folder: Path, config: PeftConfig, method: Method) -> None:
+    """Refuse to go on with an adapter of another kind than `--tuner_type`, which says its own."""
+    if type(config) is method.saved:
+        return
+    found = method_of(config)
+    if found is None:
+        raise ModelError(
+            f"--adapters {folder} is a {kind_of(config)} adapter, and none of those that are trained here: "
+            f"{', '.join(METHODS)}."
+        )
+    raise UsageError(
+        f"--adapters {folder} is a {kind_of(config)} adapter. Go on with its own type: --tuner_type {found[0]}."
+    )
 
 
 def _read_adapter(model: PreTrainedModel | PeftModel, folder: Path, *, name: str, trainable: bool) -> PeftModel:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, LoraModel, PeftConfig, PeftModel
+from peft import LoraModel, PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -17,6 +17,7 @@ from swift.core.errors import ModelError
 from swift.core.logs import get_logger
 from swift.models.info import adapter_folder
 from swift.tuners.attach import load_adapters
+from swift.tuners.methods import METHODS, kind_of, method_of
 
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 """How far merged logits may be from those with the adapter, as a share of their norm: what rounding the sums W + BA to
@@ -51,15 +52,11 @@ def merge(model: PreTrainedModel, adapters: Sequence[str | Path]) -> PreTrainedM
 
 def require_mergeable(config: PeftConfig, folder: Path) -> None:
     """Refuse an adapter that no weight matrix can hold, saying why."""
-    why = None
-    if not isinstance(config, LoraConfig):
-        why = f"it is a {config.peft_type} adapter, and only LoRA is merged here"
-    elif config.lora_bias:
-        why = "its matrices B have biases (lora_bias), which layers without a bias have no place for"
-    elif config.alora_invocation_tokens:
-        why = "it is an activated LoRA, which is on for some tokens and off for others"
-    elif config.layer_replication:
-        why = "it replicates layers (layer_replication), so that one weight would need several values"
+    found = method_of(config)
+    if found is None:
+        why: str | None = f"it is a {kind_of(config)} adapter, and those that can be merged are {', '.join(METHODS)}"
+    else:
+        why = found[1].unmergeable(config)
     if why:
         raise ModelError(f"--adapters {folder} cannot be merged: {why}. Use it unmerged, with --adapters.")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from peft import LoraConfig, TaskType
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from transformers import PreTrainedModel
@@ -11,7 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from swift.core.errors import UsageError
 from swift.core.logs import get_logger
-from swift.options.tuner import TunerOptions
+from swift.tuners.request import Request
 from swift.tuners.targets import modules_to_save, target_modules, token_rows
 
 INIT_WEIGHTS: dict[str, bool | str] = {"true": True, "false": False, "gaussian": "gaussian"}
@@ -19,14 +17,13 @@ INIT_WEIGHTS: dict[str, bool | str] = {"true": True, "false": False, "gaussian":
 random, so that the adapter changes the model from the start."""
 
 
-def lora_config(model: PreTrainedModel, options: TunerOptions, new_token_ids: Sequence[int] = ()) -> LoraConfig:
+def lora_config(model: PreTrainedModel, request: Request) -> LoraConfig:
     """LoRA (arXiv:2106.09685): W x + scale B A x, with scale = alpha / r, or alpha / sqrt(r) with rsLoRA (2312.03732).
 
-    With DoRA (2402.09353) the sum of W and scale B A is normalised by column and given a learnt magnitude.
-
-    new_token_ids: tokens whose rows of the embedding and of the output layer are trained beside it, unless those are
-    trained whole.
+    With DoRA (2402.09353) the sum of W and scale B A is normalised by column and given a learnt magnitude. The rows of
+    new tokens are trained beside it, unless embedding and output layer are trained whole.
     """
+    options = request.options
     if options.init_weights not in INIT_WEIGHTS:
         raise UsageError(
             f"--init_weights {options.init_weights} is not available yet for LoRA; there are {', '.join(INIT_WEIGHTS)}."
@@ -43,7 +40,7 @@ def lora_config(model: PreTrainedModel, options: TunerOptions, new_token_ids: Se
         use_rslora=options.use_rslora,
         init_lora_weights=INIT_WEIGHTS[options.init_weights],  # type: ignore[arg-type]  # peft lists the names it knows
         target_modules=targets,
-        trainable_token_indices=token_rows(model, targets, saved, new_token_ids),
+        trainable_token_indices=token_rows(model, targets, saved, request.run.new_token_ids),
         modules_to_save=saved or None,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 stores weights transposed
         ensure_weight_tying=_saves_tied_embedding(model, saved),

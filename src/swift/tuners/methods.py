@@ -1,0 +1,66 @@
+"""This file knows the kinds of adapters that peft keeps, by the name that `--tuner_type` calls them.
+
+A kind is a row of `METHODS`. All of them are made, saved, read, continued and merged by the same few functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from peft import LoraConfig, PeftConfig, PeftType
+from transformers import PreTrainedModel
+
+from swift.tuners.peft_configs import lora_config
+from swift.tuners.request import Request
+
+
+@dataclass(frozen=True)
+class Method:
+    """A kind of adapter.
+
+    config: what peft is given to make a new one.
+    saved: the class of the config in its adapter_config.json.
+    shape: option -> key of that config, for options that an adapter made before has settled already.
+    unmergeable: why an adapter with this config cannot become part of the weights; None when it can.
+    """
+
+    config: Callable[[PreTrainedModel, Request], PeftConfig]
+    saved: type[PeftConfig]
+    shape: Mapping[str, str] = field(default_factory=dict)
+    unmergeable: Callable[[PeftConfig], str | None] = lambda _: None
+
+
+def _lora_unmergeable(config: PeftConfig) -> str | None:
+    assert isinstance(config, LoraConfig), "rows of LoRA have its config"
+    if config.lora_bias:
+        return "its matrices B have biases (lora_bias), which layers without a bias have no place for"
+    if config.alora_invocation_tokens:
+        return "it is an activated LoRA, which is on for some tokens and off for others"
+    if config.layer_replication:
+        return "it replicates layers (layer_replication), so that one weight would need several values"
+    return None
+
+
+METHODS: dict[str, Method] = {
+    "lora": Method(
+        config=lora_config,
+        saved=LoraConfig,
+        shape={
+            "lora_rank": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout", "lora_bias": "bias",
+            "use_dora": "use_dora", "use_rslora": "use_rslora",
+        },
+        unmergeable=_lora_unmergeable,
+    ),
+}  # fmt: skip
+"""`--tuner_type` -> the kind of adapter."""
+
+
+def method_of(config: PeftConfig) -> tuple[str, Method] | None:
+    """The kind of a saved adapter and its name; None when it is none of those here."""
+    return next(((name, method) for name, method in METHODS.items() if type(config) is method.saved), None)
+
+
+def kind_of(config: PeftConfig) -> str:
+    """What peft calls the kind of a saved adapter: LORA, VERA, ..."""
+    return "unknown" if config.peft_type is None else PeftType(config.peft_type).value
