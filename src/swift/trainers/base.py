@@ -47,10 +47,13 @@ from swift.data.cursor import cursor_files
 from swift.data.sharding import EpochSampler, LengthGroupedSampler
 from swift.data.stream import Share, Stream
 from swift.losses.supervised import IGNORED
+from swift.trainers.adapters import watchers
 from swift.trainers.arguments import Arguments
 from swift.trainers.optimizer_state import check_saved, mark
 from swift.trainers.optimizers import OptimizerCallback
 from swift.trainers.streaming import Follower, for_stream
+from swift.tuners.adalora import is_adalora
+from swift.tuners.checkpoints import complete, resume
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,12 @@ class SwiftTrainer(Trainer):
             train_dataset=feed.train,  # type: ignore[arg-type]  # a stream is none to transformers: it has no length
             eval_dataset=feed.val,
             compute_metrics=compute_metrics,
-            callbacks=[_Position(self.sampler), *([self.follower] if self.follower else []), *callbacks],
+            callbacks=[
+                _Position(self.sampler),
+                *watchers(model),
+                *([self.follower] if self.follower else []),
+                *callbacks,
+            ],
         )
         # The Trainer writes its own choice into the config, which would be saved with the model.
         config.use_cache = use_cache
@@ -278,15 +286,29 @@ class SwiftTrainer(Trainer):
     # -------------------------------------------------------------------------------------------------------- saving
 
     @override
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Read the weights of a checkpoint; those of some adapters are kept in another form than they are trained in."""
+        if not resume(self.model, Path(resume_from_checkpoint)):  # type: ignore[arg-type]
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    @override
+    def _load_best_model(self) -> None:
+        if not resume(self.model, Path(self.state.best_model_checkpoint or "")):  # type: ignore[arg-type]
+            super()._load_best_model()
+
+    @override
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Weights as transformers saves them, and everything needed to use them."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*`save_embedding_layers`.*")  # of rows, which are saved anyway
+            if is_adalora(self.model):  # type: ignore[arg-type]  # which may leave a layer without ranks
+                warnings.filterwarnings("ignore", message=".*have invalid shape.*")
             super()._save(output_dir, _without_whole_embeddings(self.model, state_dict))  # type: ignore[arg-type]
         folder = Path(output_dir or self.args.output_dir or ".")
         if self.args.should_save:
             if self.args.process_index > 0 and isinstance(self.model, PreTrainedModel):
                 _save_on_this_node(self.model, folder)
+            complete(self.model, folder)  # type: ignore[arg-type]  # an adapter around a model is no PreTrainedModel
             self.companions.write(folder)
             writes = self.model.can_generate()  # type: ignore[union-attr,operator]
             if writes and not (folder / "generation_config.json").exists():  # an adapter is saved without one

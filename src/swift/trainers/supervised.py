@@ -15,6 +15,7 @@ from swift.core.errors import UsageError
 from swift.losses.reduce import sequence_of_packed
 from swift.losses.supervised import ACCURACIES, IGNORED, Scores, predicted, score
 from swift.options.training import TrainingOptions
+from swift.trainers.adapters import penalty
 from swift.trainers.arguments import Arguments
 from swift.trainers.base import Companions, Feed, SwiftTrainer
 from swift.trainers.best import check_best_metric
@@ -47,6 +48,7 @@ class SupervisedTrainer(SwiftTrainer):
         if self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes
         if model.training:
+            loss = loss + penalty(self.model, self.current_gradient_accumulation_steps)  # type: ignore[arg-type]
             self.record(self.accuracy_name, *self.accuracy(scores.tokens, scores.correct))
         return (loss, scores) if return_outputs else loss
 

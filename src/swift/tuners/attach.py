@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import AdaLoraConfig, LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTuner
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
@@ -20,12 +20,13 @@ from swift.models.precision import mixed_precision, torch_dtype
 from swift.models.quantize import is_quantized
 from swift.options.tuner import TunerChoice, TunerOptions
 from swift.options.tuner_variants import TunerVariantOptions
+from swift.tuners import adalora, residual
 from swift.tuners.freeze import freeze
 from swift.tuners.methods import METHODS, Method, kind_of, method_of
 from swift.tuners.request import Request, Run
 
-RESIDUAL_INITS = ("pissa_niter", "lora_ga")
-"""Initialisations that move a part of the weights into the adapter in a way that loading does not repeat exactly."""
+INEXACT_INITS = ("pissa_niter", "lora_ga")
+"""Initialisations of peft that move a part of the weights into the adapter in a way that loading does not repeat."""
 
 
 def attach(
@@ -66,10 +67,11 @@ def attach(
     method = METHODS[choice.tuner_type]
     request = Request(options, variants or TunerVariantOptions(), run or Run())
     model.requires_grad_(False)
-    adapted = _continued(model, method, request, adapters, asked) if adapters else _fresh(model, method, request)
-    _cast_trained(adapted)
-    if options.lora_dtype is not None:
-        _cast_adapter(adapted, options.lora_dtype, str(model.dtype).removeprefix("torch."))
+    if adapters:
+        return _continued(model, method, request, adapters, asked)
+    adapted = _with_types(_made(model, method.config(model, request)), options)
+    if residual.begins_outside(options.init_weights):
+        residual.begin(adapted, request)
     return adapted
 
 
@@ -100,14 +102,22 @@ def load_adapters(model: PreTrainedModel, paths: Sequence[str | Path]) -> PreTra
     return adapted.eval() if paths else adapted
 
 
-def _fresh(model: PreTrainedModel, method: Method, request: Request) -> PeftModel:
+def _made(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     """A new adapter on a model."""
     try:
         with _without_noise():
-            adapted = get_peft_model(model, method.config(model, request))
-    except ValueError as error:
+            adapted = get_peft_model(model, config)
+    except (ValueError, TypeError) as error:
         raise ModelError(f"This model cannot be given the adapter that was asked for: {_first_lines(error)}") from error
     assert isinstance(adapted, PeftModel), "no mixed adapters were asked for"
+    return adapted
+
+
+def _with_types(adapted: PeftModel, options: TunerOptions) -> PeftModel:
+    """The adapter in the types it is trained in."""
+    _cast_trained(adapted)
+    if options.lora_dtype is not None:
+        _cast_adapter(adapted, options.lora_dtype, str(adapted.dtype).removeprefix("torch."))
     return adapted
 
 
@@ -120,9 +130,27 @@ def _continued(
     folder = adapter_folder(adapters[0])
     config = PeftConfig.from_pretrained(str(folder))
     _require_kind(folder, config, method)
+    about = residual.read_residual(folder)
+    if about is not None:
+        config = residual.training_config(config, about)
+    _require_shape(folder, config, method, request, asked)
+    if about is None and not isinstance(config, AdaLoraConfig):
+        return _with_types(_read_adapter(model, folder, name="default", trainable=True), request.options)
+    check_adapter(folder)
+    if isinstance(config, AdaLoraConfig):
+        config = adalora.of_full_ranks(config, method.config(model, request), method.schedule)
+    config.inference_mode = False
+    adapted = _with_types(_made(model, config), request.options)
+    with _misfits(folder, config):
+        (adalora if about is None else residual).restore(adapted, folder)
+    return adapted
+
+
+def _require_shape(folder: Path, config: PeftConfig, method: Method, request: Request, asked: Collection[str]) -> None:
+    """Refuse options that the user asked for and that the adapter was not made with; say what holds instead of others."""
     wanted = {**request.options.model_dump(), **request.variants.model_dump()}
     saved = {option: getattr(config, key) for option, key in method.shape.items()}
-    differing = [option for option in method.shape if wanted[option] != saved[option]]
+    differing = [option for option in method.shape if (wanted[option] or 0) != (saved[option] or 0)]
     refused = [f"--{option} {wanted[option]} (it has {saved[option]})" for option in differing if option in asked]
     if refused:
         raise UsageError(
@@ -130,9 +158,6 @@ def _continued(
         )
     for option in differing:
         get_logger().info("%s = %s, as the adapter was made with", option, saved[option])
-    adapted = _read_adapter(model, folder, name="default", trainable=True)
-    assert isinstance(adapted, PeftModel), "reading an adapter gives a model with it"
-    return adapted
 
 
 def _require_kind(folder: Path, config: PeftConfig, method: Method) -> None:
@@ -154,26 +179,33 @@ def _read_adapter(model: PreTrainedModel | PeftModel, folder: Path, *, name: str
     """Add a saved adapter to a model; every weight must find its place, and every place its weight."""
     stored = check_adapter(folder)
     config = PeftConfig.from_pretrained(str(folder))
-    if isinstance(config, LoraConfig) and str(config.init_lora_weights).startswith(RESIDUAL_INITS):
+    if isinstance(config, LoraConfig) and str(config.init_lora_weights).startswith(INEXACT_INITS):
         get_logger().warning(
             "%s was initialised with %s, which changed the weights it was trained on: unless it was converted when it "
             "was saved, it does not fit the original model.", folder, config.init_lora_weights,
         )  # fmt: skip
-    try:
-        with _without_noise():
-            warnings.filterwarnings("error", message=".*missing adapter keys")  # they would be left at random
-            if isinstance(model, PeftModel):
-                model.load_adapter(str(folder), adapter_name=name, is_trainable=trainable)
-                adapted = model
-            else:
-                adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=trainable)
-    except (RuntimeError, ValueError, KeyError, TypeError, UserWarning, SafetensorError) as error:
-        raise _misfit(folder, config, _first_lines(error)) from error
+    with _misfits(folder, config):
+        warnings.filterwarnings("error", message=".*missing adapter keys")  # they would be left at random
+        if isinstance(model, PeftModel):
+            model.load_adapter(str(folder), adapter_name=name, is_trainable=trainable)
+            adapted = model
+        else:
+            adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=trainable)
     places = set(get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False))
     unplaced = sorted((stored or set()) - places - set(adapted.state_dict()))
     if unplaced:
         raise _misfit(folder, config, f"{len(unplaced)} of its weights have no place there, {unplaced[0]} among them")
     return adapted
+
+
+@contextmanager
+def _misfits(folder: Path, config: PeftConfig) -> Iterator[None]:
+    """What goes wrong while a saved adapter is put on a model is said in terms of options."""
+    try:
+        with _without_noise():
+            yield
+    except (RuntimeError, ValueError, KeyError, TypeError, UserWarning, SafetensorError) as error:
+        raise _misfit(folder, config, _first_lines(error)) from error
 
 
 @contextmanager
@@ -186,6 +218,11 @@ def _without_noise() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*", category=UserWarning)
+        # of BOFT's kernel for several butterfly factors, and here there is one; of VeRA without its random matrices
+        warnings.filterwarnings(
+            "ignore", message=".*CUDA extension.*|.*boft_n_butterfly_factor.*", category=UserWarning
+        )
+        warnings.filterwarnings("ignore", message="Specified to not load vera_A.*", category=UserWarning)
         yield
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from peft import LoraConfig, PeftConfig, PeftType
+from peft import AdaLoraConfig, BOFTConfig, FourierFTConfig, LoraConfig, PeftConfig, PeftType, VeraConfig
 from transformers import PreTrainedModel
 
-from swift.tuners.peft_configs import lora_config
+from swift.tuners.peft_configs import adalora_config, boft_config, fourierft_config, lora_config, vera_config
 from swift.tuners.request import Request
 
 
@@ -22,12 +22,14 @@ class Method:
     config: what peft is given to make a new one.
     saved: the class of the config in its adapter_config.json.
     shape: option -> key of that config, for options that an adapter made before has settled already.
+    schedule: keys of that config which are of the run and not of the adapter.
     unmergeable: why an adapter with this config cannot become part of the weights; None when it can.
     """
 
     config: Callable[[PreTrainedModel, Request], PeftConfig]
     saved: type[PeftConfig]
     shape: Mapping[str, str] = field(default_factory=dict)
+    schedule: tuple[str, ...] = ()
     unmergeable: Callable[[PeftConfig], str | None] = lambda _: None
 
 
@@ -51,6 +53,34 @@ METHODS: dict[str, Method] = {
             "use_dora": "use_dora", "use_rslora": "use_rslora",
         },
         unmergeable=_lora_unmergeable,
+    ),
+    "adalora": Method(
+        config=adalora_config,
+        saved=AdaLoraConfig,
+        shape={
+            "adalora_init_r": "init_r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout", "lora_bias": "bias",
+        },
+        schedule=("target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step"),
+    ),
+    "vera": Method(
+        config=vera_config,
+        saved=VeraConfig,
+        shape={
+            "vera_rank": "r", "vera_projection_prng_key": "save_projection", "vera_dropout": "vera_dropout",
+            "vera_d_initial": "d_initial",
+        },
+    ),
+    "boft": Method(
+        config=boft_config,
+        saved=BOFTConfig,
+        shape={
+            "boft_block_size": "boft_block_size", "boft_block_num": "boft_block_num", "boft_dropout": "boft_dropout",
+        },
+    ),
+    "fourierft": Method(
+        config=fourierft_config,
+        saved=FourierFTConfig,
+        shape={"fourier_n_frequency": "n_frequency", "fourier_scaling": "scaling"},
     ),
 }  # fmt: skip
 """`--tuner_type` -> the kind of adapter."""

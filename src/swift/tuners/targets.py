@@ -58,11 +58,32 @@ def target_modules(model: PreTrainedModel, options: TunerOptions) -> list[str] |
             _require_adaptable(model, _ending_with(model, entry, "--target_modules"), entry, "--target_modules")
             if redirected(model, [entry]):
                 raise _redirection(f"--target_modules {entry}")
-    if not suffixes:
+    if not suffixes and not options.target_parameters:
         raise ModelError(
             "--target_modules is empty, so nothing would be trained. Give all-linear, or names of modules."
         )
     return list(dict.fromkeys(suffixes))
+
+
+def target_parameters(model: nn.Module, options: TunerOptions) -> list[str]:
+    """What peft is given as `target_parameters`: endings of names of parameters, such as a MoE layer's fused experts.
+
+    Raises ModelError for an entry that names no parameter, or one of another shape than a matrix, or a stack of them.
+    """
+    names = dict(model.named_parameters(remove_duplicate=False))
+    for entry in options.target_parameters or ():
+        found = [name for name in names if name == entry or name.endswith(f".{entry}")]
+        if not found:
+            experts = sorted({".".join(name.split(".")[-3:]) for name, value in names.items() if value.ndim == 3})
+            hint = f"Stacks of matrices in it are: {', '.join(experts)}." if experts else near_names(model, entry)
+            raise ModelError(f"--target_parameters {entry} names no parameter of the model. {hint}")
+        wrong = next((name for name in found if names[name].ndim not in (2, 3)), None)
+        if wrong is not None:
+            raise ModelError(
+                f"--target_parameters {entry} names {wrong} of shape {tuple(names[wrong].shape)}, and LoRA is for "
+                f"matrices and stacks of them."
+            )
+    return list(dict.fromkeys(options.target_parameters or ()))
 
 
 def modules_to_save(model: PreTrainedModel, options: TunerOptions) -> list[str]:
@@ -91,8 +112,8 @@ def token_rows(
     """
     layers = [model.get_input_embeddings(), model.get_output_embeddings()]
     names = [name for name, module in model.named_modules() if ids and any(module is layer for layer in layers)]
-    rows = [name for name in names if not _is_named(name, saved)]
-    adapted = [name for name in rows if _is_named(name, targets)]
+    rows = [name for name in names if not is_named(name, saved)]
+    adapted = [name for name in rows if is_named(name, targets)]
     if adapted:
         last = " ".join(dict.fromkeys(name.rpartition(".")[2] for name in rows))
         raise UsageError(
@@ -102,7 +123,7 @@ def token_rows(
     return {name: list(ids) for name in rows} or None
 
 
-def _is_named(name: str, targets: Sequence[str] | str) -> bool:
+def is_named(name: str, targets: Sequence[str] | str) -> bool:
     """Whether a module is meant by suffixes, or by a regular expression of whole names."""
     if isinstance(targets, str):
         return re.fullmatch(targets, name) is not None
@@ -196,8 +217,8 @@ def _without_redirected(model: PreTrainedModel, suffixes: list[str]) -> list[str
 def _redirection(option: str) -> ModelError:
     return ModelError(
         f"{option} names layers that this mixture of experts also has inside its experts, as one fused parameter: peft "
-        f"would adapt the experts and leave the named layers as they are. Adapting experts is not available yet; leave "
-        f"these names out."
+        f"would adapt the experts and leave the named layers as they are. Leave these names out; experts are adapted with "
+        f"--target_parameters."
     )
 
 

@@ -1,0 +1,54 @@
+"""This file knows what a checkpoint of an adapter holds beside what peft writes, and how training goes on from it.
+
+A saved adapter is for everybody: it belongs to the original model, and any tool that reads peft's format can use it.
+Some adapters are another thing while they are trained. A row here says how the one becomes the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from peft import PeftModel
+from torch import nn
+
+from swift.tuners import adalora, residual
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of training that is not the saved one.
+
+    holds: whether the adapter of a model is of this form.
+    complete: make what peft has saved in a folder whole.
+    resume: bring the model to where it was when that was saved, to the last bit.
+    """
+
+    holds: Callable[[nn.Module], bool]
+    complete: Callable[[PeftModel, Path], None]
+    resume: Callable[[PeftModel, Path], None]
+
+
+FORMS = (
+    Form(residual.is_residual, residual.write_as_change, residual.restore),
+    Form(adalora.is_adalora, adalora.save_state, adalora.resume),
+)
+
+
+def complete(model: nn.Module, folder: Path) -> None:
+    """Make the adapter that was just saved in a folder whole; nothing to do for most."""
+    for form in FORMS:
+        if form.holds(model):
+            assert isinstance(model, PeftModel), "only adapters have other forms"
+            form.complete(model, folder)
+
+
+def resume(model: nn.Module, folder: Path) -> bool:
+    """Bring a model to where it was when its checkpoint was saved; False when its adapter is trained as it is saved."""
+    form = next((form for form in FORMS if form.holds(model)), None)
+    if form is None:
+        return False
+    assert isinstance(model, PeftModel), "only adapters have other forms"
+    form.resume(model, folder)
+    return True

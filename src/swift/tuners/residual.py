@@ -1,0 +1,294 @@
+"""This file knows LoRA whose beginning is taken out of the weights: how it is begun, saved for everybody, and resumed.
+
+PiSSA, OLoRA and LoRA-GA begin with matrices A0 and B0 whose product is not zero. So that the model is the same at first,
+it is taken out of the weight: W = R + s B0 A0, and R is what stays fixed. R is of no use to anybody who has W. What is
+saved is therefore the change of W, which is LoRA again, of twice the rank:
+
+    R + s B A - W = s (B A - B0 A0) = s [B, -B0] [A; A0]
+
+It is used with W like every other adapter, and its two halves say all that training needs to go on: A and B, which are
+trained, and A0 and B0, from which R follows. That they are halves stands in the header of the file.
+
+Axes: O outputs and I inputs of a layer, R the rank.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, set_peft_model_state_dict
+from peft.tuners.lora.layer import Linear, ParamWrapper
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from swift.core.errors import ModelError, UsageError
+from swift.core.logs import get_logger
+from swift.tuners.beginnings import Factors, lora_ga, olora, pissa
+from swift.tuners.request import Request
+
+FILE = "adapter_model.safetensors"
+ENTRY = "residual"
+"""Key of the header of the file: what the adapter is while it is trained, as JSON of `Residual`."""
+ADAPTER = "default"
+SIDES = {"lora_A": 0, "lora_B": 1, "lora_embedding_A": 0, "lora_embedding_B": 1}
+"""Matrix of an adapter -> its axis of the rank."""
+
+
+@dataclass(frozen=True)
+class Residual:
+    """What an adapter is while it is trained: how it began, and the rank and alpha that become others when it is saved."""
+
+    init_weights: str
+    r: int
+    lora_alpha: float
+
+
+def begins_outside(init_weights: str) -> bool:
+    """Whether `--init_weights` takes the beginning of the adapter out of the weights."""
+    return init_weights.startswith("pissa") or init_weights in {"olora", "lora-ga"}
+
+
+def begin(adapted: PeftModel, request: Request) -> None:
+    """Give a new adapter the beginning of `--init_weights`, and take it out of the weights.
+
+    Embeddings and convolutions begin as with `true`. Raises ModelError for weights that are quantized, and for LoRA-GA
+    when there are no rows to compute gradients on.
+    """
+    if request.options.target_parameters:
+        raise UsageError(
+            f"--target_parameters cannot begin with --init_weights {request.options.init_weights}. Use true."
+        )
+    layers = dict(linear_layers(adapted))
+    for name, layer in layers.items():
+        if not base_of(layer).weight.is_floating_point():
+            raise ModelError(
+                f"--init_weights {request.options.init_weights} takes a part out of the weights, and {name} is "
+                f"quantized. Use --init_weights true, or load the model without quantization."
+            )
+    compute = _computed(adapted, layers, request)
+    get_logger().info("%d adapters begin as --init_weights %s says", len(layers), request.options.init_weights)
+    with torch.no_grad():
+        for name, layer in layers.items():
+            matrices = [matrix_of(layer, side) for side in ("lora_A", "lora_B")]
+            for matrix, value in zip(matrices, compute(name, weight_of(layer).float()), strict=True):
+                matrix.copy_(value)
+            withdraw(layer, *(matrix.clone() for matrix in matrices))
+    adapted.peft_config[ADAPTER].init_lora_weights = request.options.init_weights  # type: ignore[attr-defined]
+
+
+def linear_layers(adapted: nn.Module) -> Iterator[tuple[str, Linear]]:
+    """The adapted linear layers, with their names."""
+    for name, module in adapted.named_modules():
+        if isinstance(module, Linear) and not isinstance(module, ParamWrapper):
+            yield name, module
+
+
+def weight_of(layer: Linear) -> Tensor:
+    """The weight below an adapter as [O, I]; a view, so that writing to it changes the weight."""
+    base = base_of(layer)
+    return base.weight.data.T if isinstance(base, Conv1D) else base.weight.data
+
+
+def base_of(layer: Linear) -> nn.Linear | Conv1D:
+    """The layer below an adapter."""
+    return cast("Any", layer).get_base_layer()
+
+
+def matrix_of(layer: Linear, side: str) -> Tensor:
+    """A or B of an adapter, to be written to."""
+    return layer.get_submodule(f"{side}.{ADAPTER}").get_parameter("weight").data
+
+
+def withdraw(layer: Linear, a_RI: Tensor, b_OR: Tensor) -> None:
+    """Take scale B0 A0 out of the weight of a layer, in float32, and keep A0 and B0 for what is saved."""
+    weight_OI = weight_of(layer)
+    taken_OI = layer.scaling[ADAPTER] * (b_OR.float() @ a_RI.float())
+    weight_OI.copy_((weight_OI.float() - taken_OI).to(weight_OI.dtype))
+    layer.register_buffer("initial_A", a_RI, persistent=False)
+    layer.register_buffer("initial_B", b_OR, persistent=False)
+
+
+def is_residual(model: nn.Module) -> bool:
+    """Whether the adapter of a model has its beginning taken out of the weights."""
+    return isinstance(model, PeftModel) and any(_has_initial(layer) for _, layer in linear_layers(model))
+
+
+def _has_initial(layer: Linear) -> bool:
+    return any(name == "initial_A" for name, _ in layer.named_buffers(recurse=False))
+
+
+# ------------------------------------------------------------------------------------------------------ the beginning
+
+
+def _computed(adapted: PeftModel, layers: Mapping[str, Linear], request: Request) -> Callable[[str, Tensor], Factors]:
+    """How A0 and B0 of a layer follow from its name and its weight."""
+    name, rank = request.options.init_weights, request.options.lora_rank
+    scale = next(iter(layers.values())).scaling[ADAPTER] if layers else 1.0
+    if name == "lora-ga":
+        gradients = estimated_gradients(adapted, layers, request.run.backward)
+        return lambda layer, weight_OI: lora_ga(weight_OI, gradients[layer], rank, scale, request.variants)
+    _require_rank(layers, rank, name)
+    if name == "olora":
+        return lambda _, weight_OI: olora(weight_OI, rank, scale)
+    niter = int(name.rpartition("_")[2]) if "_niter_" in name else None
+    return lambda _, weight_OI: pissa(weight_OI, rank, scale, niter)
+
+
+def _require_rank(layers: Mapping[str, Linear], rank: int, init_weights: str) -> None:
+    for name, layer in layers.items():
+        shape = tuple(weight_of(layer).shape)
+        if min(shape) < rank:
+            raise ModelError(
+                f"--lora_rank {rank} is more than the weight of {name}, of shape {shape}, has: --init_weights "
+                f"{init_weights} takes the adapter out of it. Lower --lora_rank to {min(shape)} or less."
+            )
+
+
+def estimated_gradients(
+    adapted: PeftModel, layers: Mapping[str, Linear], backward: Callable[[nn.Module], None] | None
+) -> dict[str, Tensor]:
+    """The gradient of the training loss by the weight of each layer, [O, I] in float32, summed over all batches.
+
+    The gradient of a layer is taken away as soon as it is there, so that never all of them stand beside the weights in
+    the memory of the device.
+    """
+    if backward is None:
+        raise ModelError("--init_weights lora-ga computes gradients on rows of the training data, and there are none.")
+    trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    weights = {name: base_of(layer).weight for name, layer in layers.items()}
+    sums: dict[str, Tensor] = {}
+    hooks = []
+
+    def collect(name: str) -> Callable[[Tensor], None]:
+        def add(parameter: Tensor) -> None:
+            assert parameter.grad is not None, "the hook runs when the gradient is there"
+            gradient = parameter.grad.detach().float().cpu()
+            sums[name] = sums[name] + gradient if name in sums else gradient
+            parameter.grad = None
+
+        return add
+
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    for name, weight in weights.items():
+        hooks.append(weight.requires_grad_(True).register_post_accumulate_grad_hook(collect(name)))
+    try:
+        backward(adapted)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for weight in weights.values():
+            weight.requires_grad_(False)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+    absent = next((name for name in weights if name not in sums), None)
+    if absent is not None:
+        raise ModelError(
+            f"--init_weights lora-ga: the loss of the first rows does not depend on {absent}, so there is no gradient to "
+            f"begin with. Leave it out of --target_modules, or raise --lora_ga_iters."
+        )
+    return {name: _oriented(layers[name], gradient.to(weights[name].device)) for name, gradient in sums.items()}
+
+
+def _oriented(layer: Linear, gradient: Tensor) -> Tensor:
+    return gradient.T if isinstance(base_of(layer), Conv1D) else gradient
+
+
+# ------------------------------------------------------------------------------------------------- saved and resumed
+
+
+def write_as_change(model: PeftModel, folder: Path) -> None:
+    """Turn the adapter that was just saved in a folder into the change of the original weights, of twice the rank."""
+    config = model.peft_config[ADAPTER]
+    assert isinstance(config, LoraConfig), "only LoRA has a beginning of its own"
+    about = Residual(str(config.init_lora_weights), config.r, config.lora_alpha)
+    initial = _initial_factors(model)
+    tensors = {}
+    for name, tensor in load_file(folder / FILE).items():
+        axis = _rank_axis(name)
+        if axis is None:
+            tensors[name] = tensor
+        else:
+            second = initial.get(name, torch.zeros_like(tensor)).to(tensor.device, tensor.dtype)
+            tensors[name] = torch.cat([tensor, second if axis == 0 else -second], dim=axis).contiguous()
+    save_file(tensors, folder / FILE, metadata={"format": "pt", ENTRY: json.dumps(asdict(about))})
+    file = folder / "adapter_config.json"
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    stored |= _of_twice_the_rank(about, use_rslora=config.use_rslora)
+    file.write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_residual(folder: Path) -> Residual | None:
+    """What the adapter in a folder is while it is trained; None when it is trained as it is saved."""
+    if not (folder / FILE).is_file():
+        return None
+    with safe_open(folder / FILE, framework="pt") as opened:
+        about = (opened.metadata() or {}).get(ENTRY)
+    return None if about is None else Residual(**json.loads(about))
+
+
+def restore(model: PeftModel, folder: Path) -> None:
+    """Bring a model with a fresh adapter, or one trained on, to where a saved one was: its matrices, its beginning.
+
+    Raises ModelError when the adapter of the model began with other matrices than the saved one.
+    """
+    about = read_residual(folder)
+    assert about is not None, "the caller has looked"
+    saved = load_file(folder / FILE)
+    with torch.no_grad():
+        for name, layer in linear_layers(model):
+            a_RI = _half(saved, f"{name}.lora_A.weight", about.r, 1).to(weight_of(layer).device)
+            b_OR = -_half(saved, f"{name}.lora_B.weight", about.r, 1).to(weight_of(layer).device)
+            if not _has_initial(layer):
+                withdraw(layer, a_RI, b_OR)
+            elif not (
+                torch.equal(layer.get_buffer("initial_A"), a_RI) and torch.equal(layer.get_buffer("initial_B"), b_OR)
+            ):
+                raise ModelError(
+                    f"{folder} holds an adapter that began otherwise than the one of this model, at {name}."
+                )
+    left = set_peft_model_state_dict(model, {name: _half(saved, name, about.r, 0) for name in saved}, ADAPTER)
+    assert not left.unexpected_keys, f"{folder} has what the model has not: {left.unexpected_keys[:3]}"
+    model.peft_config[ADAPTER].init_lora_weights = about.init_weights  # type: ignore[attr-defined]
+
+
+def training_config(config: PeftConfig, about: Residual) -> LoraConfig:
+    """The config of a saved adapter as it is while the adapter is trained."""
+    assert isinstance(config, LoraConfig), "only LoRA has a beginning of its own"
+    return dataclasses.replace(config, r=about.r, lora_alpha=about.lora_alpha)  # type: ignore[arg-type]
+
+
+def _initial_factors(model: PeftModel) -> dict[str, Tensor]:
+    """A0 and B0 by the names that A and B are saved under."""
+    found = {}
+    for name, layer in linear_layers(model):
+        if _has_initial(layer):
+            found[f"{name}.lora_A.weight"] = layer.get_buffer("initial_A")
+            found[f"{name}.lora_B.weight"] = layer.get_buffer("initial_B")
+    return found
+
+
+def _of_twice_the_rank(about: Residual, *, use_rslora: bool) -> dict[str, Any]:
+    """What a saved config says instead: with twice the rank, alpha grows so that the scale stays as it is."""
+    growth = math.sqrt(2) if use_rslora else 2
+    return {"r": 2 * about.r, "lora_alpha": about.lora_alpha * growth, "init_lora_weights": True}
+
+
+def _rank_axis(name: str) -> int | None:
+    """Along which axis of a saved tensor its ranks lie; None for what is no matrix of LoRA."""
+    return next((axis for side, axis in SIDES.items() if side in name.split(".")), None)
+
+
+def _half(saved: Mapping[str, Tensor], name: str, rank: int, which: int) -> Tensor:
+    """The first or the second half of the ranks of a saved tensor; all of what is no matrix of LoRA."""
+    axis = _rank_axis(name)
+    return saved[name] if axis is None else saved[name].narrow(axis, which * rank, rank)
