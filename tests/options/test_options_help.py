@@ -65,7 +65,8 @@ def test_the_schema_describes_every_option(name):
 
 def test_the_schema_knows_types_and_choices(capsys):
     made = json.loads(output(capsys, "schema", "sft"))["properties"]
-    assert "lora" in made["tuner_type"]["enum"]
+    assert "lora" in made["tuner_type"]["anyOf"][0]["enum"]
+    assert "peft" in made["tuner_backend"]["enum"]
     assert made["lora_rank"]["type"] == "integer"
     assert made["dataset"]["anyOf"][0]["type"] == "array"
 

@@ -100,8 +100,6 @@ def test_all_mistakes_are_reported_at_once():
             *ROWS,
             "--lora_rnk",
             "3",
-            "--tuner_type",
-            "lorra",
             "--learning_rate",
             "fast",
             "--train_type",
@@ -111,8 +109,6 @@ def test_all_mistakes_are_reported_at_once():
         ],
     )
     assert found == [
-        "--tuner_type 'lorra': must be one of lora, full, longlora, adalora, llamapro, adapter, vera, boft, "
-        "fourierft, reft; did you mean lora?",
         "--learning_rate 'fast': must be a number greater than 0",
         "--packing 'maybe': must be true or false",
         "unknown option --lora_rnk; did you mean --lora_rank?",

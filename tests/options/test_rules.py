@@ -152,7 +152,7 @@ def test_both_languages_say_the_same_thing():
             "--enable_dft_loss true is not available yet: the DFT loss.",
         ),
         (commands.Sft, {**TRAIN, "freeze_vit": False}, "--freeze_vit false is not available yet"),
-        (commands.Sft, {**TRAIN, "tuner_type": "vera"}, "What works: lora, full."),
+        (commands.Sft, {**TRAIN, "tuner_type": "reft"}, "What works: lora, full, adalora, vera, boft, fourierft."),
         (
             commands.Sft,
             {**TRAIN, "report_to": ["tensorboard", "wandb"]},
@@ -268,6 +268,13 @@ CONTRADICTIONS = {
     "boft_blocks_are_given_once": (
         commands.Sft, {**TRAIN, "tuner_type": "boft", "boft_block_size": 4, "boft_block_num": 2}, {}, "--boft_block_num",
     ),
+    "a_tuner_is_known": (commands.Sft, {**TRAIN, "tuner_type": "lorra"}, {}, "Did you mean lora?"),
+    "matrices_can_begin_so": (commands.Sft, {**TRAIN, "init_weights": "loftq"}, {}, "makes up for what quantization loses"),
+    "bare_parameters_have_plain_lora": (
+        commands.Sft, {**TRAIN, "target_parameters": ["experts.down_proj"], "use_dora": True}, {},
+        "Add --lora_dropout 0 --use_dora false.",
+    ),
+    "ranks_shrink": (commands.Sft, {**TRAIN, "tuner_type": "adalora", "adalora_target_r": 12}, {}, "got 12 and 12"),
     "reft_computes_once": (commands.Sft, {**TRAIN, "tuner_type": "reft"}, {}, "--gradient_checkpointing false"),
     "unsloth_knows_two_ways": (
         commands.Sft, {**TRAIN, "tuner_backend": "unsloth", "tuner_type": "vera"}, {}, "got vera",

@@ -24,8 +24,10 @@ from swift.models.parameters import parameter_table
 from swift.models.vocabulary import token_ids, with_room
 from swift.options.commands import Sft
 from swift.options.training import TrainingOptions
+from swift.proofs.schedule import schedule
 from swift.trainers import processes
 from swift.trainers.base import Feed, SwiftTrainer
+from swift.trainers.gradients import backward_on, first_batches
 from swift.trainers.isolation import isolate
 from swift.trainers.objectives import objective_of
 from swift.trainers.representation import Goal, RepresentationTrainer
@@ -76,7 +78,7 @@ def learner(prepared: Prepared) -> PreTrainedModel | PeftModel:
     return attach(
         model, command.method, command.tuner, variants=command.variants, adapters=prepared.adapters,
         asked=[name for name, source in command.sources.items() if source.asked_for],
-        run=Run(new_token_ids=token_ids(prepared.tokenizer, command.model.new_special_tokens)),
+        run=about_the_run(prepared),
     )  # fmt: skip
 
 
@@ -94,6 +96,19 @@ def trainer_of(
         return SupervisedTrainer(model, prepared.arguments, feed(prepared), companions, training, callbacks)
     goal = Goal(prepared.head, objective_of(prepared.head, training.loss_type), training.eval_metric)
     return RepresentationTrainer(model, prepared.arguments, feed(prepared), companions, goal, callbacks)
+
+
+def about_the_run(prepared: Prepared) -> Run:
+    """What some adapters must know of the training: its steps (AdaLoRA), gradients of its rows (LoRA-GA)."""
+    command, samples = prepared.command, prepared.data.train
+    steps = backward = None
+    if command.method.tuner_type == "adalora":
+        drawn = packed(command.training, samples)
+        rows = 0 if isinstance(drawn, Stream) else len(drawn)  # a stream has --max_steps
+        steps = schedule(command.training, rows, prepared.arguments.world_size).total
+    if command.tuner.init_weights == "lora-ga" and not prepared.adapters:
+        backward = backward_on(first_batches(samples, prepared.collate, command.variants, command.data.data_seed))
+    return Run(token_ids(prepared.tokenizer, command.model.new_special_tokens), steps, backward)
 
 
 def feed(prepared: Prepared) -> Feed:

@@ -291,21 +291,30 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class Choices:
-    """The names of a catalog table as the choices of a text option."""
+    """The names of a catalog table as the choices of a text option.
+
+    is_open: plugins may add names, after options are read; a rule says what is unknown.
+    """
 
     table: Mapping[str, Any]
+    is_open: bool = False
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         """Accept the names that are in the table at the time of parsing: plugins add theirs before."""
 
         def check(name: str) -> str:
-            if name not in self.table:
+            if name not in self.table and not self.is_open:
                 guess = nearest(name, self.table)
                 hint = f"; did you mean {guess[0]}?" if guess else ""
                 raise ValueError(f"must be one of {', '.join(sorted(self.table))}{hint}")
             return name
 
         return core_schema.no_info_after_validator_function(check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        """The names for an editor to complete; of an open table another text is fine too."""
+        names = {"enum": list(self.table)}
+        return {"anyOf": [names, {"type": "string"}]} if self.is_open else names
 
 
 def _json(value: Any) -> Any:

@@ -16,6 +16,7 @@ from swift.options import (
     rules_preference,
     rules_tasks,
     rules_training,
+    rules_tuners,
 )
 from swift.options.case import Case, case_of
 from swift.options.conditions import Words
@@ -23,7 +24,8 @@ from swift.options.declare import Command, Flag, flags
 from swift.options.renamed import RENAMED
 
 TABLES = (
-    rules_loading.rule, rules_training.rule, rules_optimizers.rule, rules_preference.rule, rules_tasks.rule,
+    rules_loading.rule, rules_training.rule, rules_tuners.rule, rules_optimizers.rule, rules_preference.rule,
+    rules_tasks.rule,
     rules_answering.rule,
 )  # fmt: skip
 
@@ -86,7 +88,7 @@ def _is_unavailable(flag: Flag, value: Any) -> bool:
     if asks_for_nothing(value, flag.default) and not flag.default:
         return False
     items = value if isinstance(value, list) and value else [value]
-    return not all(item in flag.marks.works for item in items)
+    return not all(item in flag.marks.works or (flag.choices and item not in flag.choices) for item in items)
 
 
 LATER_ZH = {
@@ -96,9 +98,7 @@ LATER_ZH = {
     "models of images, video and audio": "图像、视频和音频模型",
     "sequence parallelism": "序列并行",
     "the Unsloth backend": "Unsloth 后端",
-    "tuners other than lora and full": "lora 与 full 以外的 tuner",
-    "LoRA on bare parameters": "作用于裸参数的 LoRA",
-    "this initialisation": "该初始化方法",
+    "this tuner": "该 tuner",
     "DeepSpeed": "DeepSpeed",
     "FSDP2": "FSDP2",
     "the auxiliary loss of mixture-of-experts models": "MoE 模型的辅助损失",

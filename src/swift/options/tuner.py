@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import PlainValidator, PositiveFloat, PositiveInt
 
+from swift.catalog.tuners import TUNERS
 from swift.options.conditions import absent, equals
-from swift.options.declare import DTypeName, Fraction, Options, option
+from swift.options.declare import Choices, DTypeName, Fraction, Options, option
 from swift.options.model import MULTIMODAL
 
 FULL = equals("tuner_type", "full")
@@ -33,10 +34,11 @@ class TunerChoice(Options):
 
     tuner_backend: Literal["peft", "unsloth"] = option("peft", important=True, later="the Unsloth backend")
     """Library that builds the adapter. unsloth also loads the model, for full and lora."""
-    tuner_type: Literal[
-        "lora", "full", "longlora", "adalora", "llamapro", "adapter", "vera", "boft", "fourierft", "reft"
-    ] = option("lora", important=True, later="tuners other than lora and full", works=("lora", "full"))
-    """What is trained: an adapter of this kind, or with `full` the model's own parameters."""
+    tuner_type: Annotated[str, Choices(TUNERS, is_open=True)] = option(
+        "lora", important=True, later="this tuner", works=("lora", "full", "adalora", "vera", "boft", "fourierft")
+    )
+    """What is trained: an adapter of this kind, or with `full` the model's own parameters. A tuner of your own goes by
+    the name that a file of `--external_plugins` registered it under."""
 
 
 class TunerOptions(Options):
@@ -56,11 +58,9 @@ class TunerOptions(Options):
     multimodal model: where `--freeze_llm`, `--freeze_vit` and `--freeze_aligner` allow)."""
     target_regex: str | None = option(None, important=True, when=TARGETED)
     """Regular expression of the full names of modules that get an adapter, instead of `--target_modules`."""
-    target_parameters: list[str] | None = option(None, when=LORA, later="LoRA on bare parameters")
+    target_parameters: list[str] | None = option(None, when=LORA)
     """Parameters that get LoRA by name, for weights that sit in no linear layer, such as fused experts."""
-    init_weights: Initialisation = option(
-        "true", when=LORA_KIN, later="this initialisation", works=("true", "false", "gaussian")
-    )
+    init_weights: Initialisation = option("true", when=LORA_KIN)
     """How adapter weights begin: true (the adapter does nothing at first), false (random), gaussian, pissa,
     pissa_niter_N, olora, loftq, lora-ga; bat for Bone."""
     modules_to_save: list[str] = option([], important=True, when=TARGETED)
@@ -86,9 +86,9 @@ class TunerOptions(Options):
     """Whether the biases of the model are trained along."""
     lora_dtype: DTypeName | None = option(None, when=LORA)
     """Type of the LoRA weights; peft decides when not given."""
-    use_dora: bool = option(False, important=True, when=LORA_KIN)
+    use_dora: bool = option(False, important=True, when=LORA)
     """Whether to use DoRA, which trains the magnitude of weights beside their direction."""
-    use_rslora: bool = option(False, when=LORA_KIN)
+    use_rslora: bool = option(False, when=LORA)
     """Whether to use rank-stabilised LoRA, which scales by `lora_alpha / sqrt(lora_rank)`."""
     lorap_lr_ratio: PositiveFloat | None = option(None, important=True, when=LORA_KIN)
     """LoRA+: how many times faster the B matrices learn than the A matrices; 10 to 16 is advised."""

@@ -63,9 +63,9 @@ class TunerVariantOptions(Options):
     """AdaLoRA: steps at the end in which ranks stay as they are."""
     adalora_deltaT: PositiveInt = option(1, when=ADALORA)  # noqa: N815 (the name of the manual)
     """AdaLoRA: steps between two changes of ranks."""
-    adalora_beta1: Fraction = option(0.85, when=ADALORA)
+    adalora_beta1: Fraction = option(0.85, when=ADALORA, gt=0, lt=1)
     """AdaLoRA: smoothing of the sensitivity of weights."""
-    adalora_beta2: Fraction = option(0.85, when=ADALORA)
+    adalora_beta2: Fraction = option(0.85, when=ADALORA, gt=0, lt=1)
     """AdaLoRA: smoothing of the uncertainty of that sensitivity."""
     adalora_orth_reg_weight: NonNegativeFloat = option(0.5, when=ADALORA)
     """AdaLoRA: weight of the penalty that keeps the matrices orthogonal."""

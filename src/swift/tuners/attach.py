@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from peft import AdaLoraConfig, LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTuner
+from peft.utils.warning import PeftWarning
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
@@ -69,7 +70,9 @@ def attach(
     model.requires_grad_(False)
     if adapters:
         return _continued(model, method, request, adapters, asked)
-    adapted = _with_types(_made(model, method.config(model, request)), options)
+    with _without_noise():
+        config = method.config(model, request)
+    adapted = _with_types(_made(model, config), options)
     if residual.begins_outside(options.init_weights):
         residual.begin(adapted, request)
     return adapted
@@ -102,6 +105,12 @@ def load_adapters(model: PreTrainedModel, paths: Sequence[str | Path]) -> PreTra
     return adapted.eval() if paths else adapted
 
 
+def saved_config(folder: Path) -> PeftConfig:
+    """What the adapter in a folder says of itself."""
+    with _without_noise():
+        return PeftConfig.from_pretrained(str(folder))
+
+
 def _made(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     """A new adapter on a model."""
     try:
@@ -128,7 +137,7 @@ def _continued(
     if len(adapters) != 1:
         raise UsageError(f"--adapters: training goes on with exactly one adapter (got {len(adapters)}).")
     folder = adapter_folder(adapters[0])
-    config = PeftConfig.from_pretrained(str(folder))
+    config = saved_config(folder)
     _require_kind(folder, config, method)
     about = residual.read_residual(folder)
     if about is not None:
@@ -178,7 +187,7 @@ def _require_kind(folder: Path, config: PeftConfig, method: Method) -> None:
 def _read_adapter(model: PreTrainedModel | PeftModel, folder: Path, *, name: str, trainable: bool) -> PeftModel:
     """Add a saved adapter to a model; every weight must find its place, and every place its weight."""
     stored = check_adapter(folder)
-    config = PeftConfig.from_pretrained(str(folder))
+    config = saved_config(folder)
     if isinstance(config, LoraConfig) and str(config.init_lora_weights).startswith(INEXACT_INITS):
         get_logger().warning(
             "%s was initialised with %s, which changed the weights it was trained on: unless it was converted when it "
@@ -191,7 +200,8 @@ def _read_adapter(model: PreTrainedModel | PeftModel, folder: Path, *, name: str
             adapted = model
         else:
             adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=trainable)
-    places = set(get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False))
+    with _without_noise():
+        places = set(get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False))
     unplaced = sorted((stored or set()) - places - set(adapted.state_dict()))
     if unplaced:
         raise _misfit(folder, config, f"{len(unplaced)} of its weights have no place there, {unplaced[0]} among them")
@@ -222,7 +232,10 @@ def _without_noise() -> Iterator[None]:
         warnings.filterwarnings(
             "ignore", message=".*CUDA extension.*|.*boft_n_butterfly_factor.*", category=UserWarning
         )
-        warnings.filterwarnings("ignore", message="Specified to not load vera_A.*", category=UserWarning)
+        warnings.filterwarnings("ignore", message="Specified to not (load|save) vera_A.*", category=UserWarning)
+        # AdaLoRA's pattern names parameters, and peft looks for layers of these names; its layers may have rank 0
+        warnings.filterwarnings("ignore", message=".*rank_pattern keys.*lora_E.*", category=RuntimeWarning)
+        warnings.filterwarnings("ignore", message=".*have invalid shape.*", category=PeftWarning)
         yield
 
 

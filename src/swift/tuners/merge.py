@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from swift.core.errors import ModelError
 from swift.core.logs import get_logger
 from swift.models.info import adapter_folder
-from swift.tuners.attach import load_adapters
+from swift.tuners.attach import load_adapters, saved_config
 from swift.tuners.methods import METHODS, kind_of, method_of
 
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
@@ -35,7 +35,7 @@ def merge(model: PreTrainedModel, adapters: Sequence[str | Path]) -> PreTrainedM
     if not adapters:
         raise ModelError("There is nothing to merge: --adapters names no adapter.")
     for path in adapters:
-        require_mergeable(PeftConfig.from_pretrained(str(adapter_folder(str(path)))), Path(path))
+        require_mergeable(saved_config(adapter_folder(str(path))), Path(path))
     if model.config.to_dict().get("quantization_config"):
         raise ModelError(
             f"{model.config.name_or_path} is quantized, and an adapter cannot be added into quantized weights without "

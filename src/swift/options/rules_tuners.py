@@ -1,0 +1,88 @@
+"""This file knows the rules between options of the tuners."""
+
+from __future__ import annotations
+
+from swift.catalog.tuners import TUNERS
+from swift.core.registry import nearest
+from swift.options.case import Case, Rules
+from swift.options.conditions import Words
+
+rule = Rules()
+TRAINING = ("pt", "sft", "rlhf")
+
+
+@rule()
+def a_tuner_is_known(case: Case) -> Words | None:
+    """A tuner of ours, unless plugins may bring others."""
+    name = case["tuner_type"]
+    if name is None or name in TUNERS or case["external_plugins"]:
+        return None
+    near = nearest(name, TUNERS)
+    guess, guess_zh = (f" Did you mean {near[0]}?", f"您是否想用 {near[0]}？") if near else ("", "")
+    return Words(
+        f"--tuner_type {name}: there is no such tuner.{guess} There are: {', '.join(TUNERS)}; and those that a file of "
+        "--external_plugins registers.",
+        f"--tuner_type {name}：没有这个 tuner。{guess_zh}可选：{', '.join(TUNERS)}，以及 --external_plugins 中注册的 tuner。",
+    )
+
+
+@rule(*TRAINING)
+def matrices_can_begin_so(case: Case) -> Words | None:
+    """Each way to begin is for some kinds of adapters, and one for quantized weights."""
+    name, kind = case["init_weights"], case["tuner_type"]
+    if "init_weights" not in case.asked or kind == "full":
+        return None
+    if name == "bat":
+        return Words(
+            "--init_weights bat is for Bone, and there is no such --tuner_type. For LoRA there are true, false, gaussian, "
+            "pissa, pissa_niter_N, olora and lora-ga.",
+            "--init_weights bat 仅用于 Bone，而 --tuner_type 中没有它。LoRA 可用 true、false、gaussian、pissa、"
+            "pissa_niter_N、olora 和 lora-ga。",
+        )
+    if name == "loftq":
+        return Words(
+            "--init_weights loftq makes up for what quantization loses, and quantization on loading is not available yet. "
+            "Without it the adapter begins best with true, pissa or lora-ga.",
+            "--init_weights loftq 用于弥补量化损失，而加载时量化暂不可用。不量化时请使用 true、pissa 或 lora-ga。",
+        )
+    if kind == "adalora" and name not in {"true", "false"}:
+        return Words(
+            f"--init_weights {name} is for --tuner_type lora; the triplets of adalora begin with true or false.",
+            f"--init_weights {name} 仅用于 --tuner_type lora；adalora 可用 true 或 false。",
+        )
+    return None
+
+
+@rule(*TRAINING)
+def bare_parameters_have_plain_lora(case: Case) -> Words | None:
+    """What acts on the input of a layer, or looks at its weight, has no place at a stack of matrices."""
+    if not case["target_parameters"]:
+        return None
+    wrong = {
+        "lora_dropout": (case["lora_dropout"] != 0, "--lora_dropout 0"),
+        "use_dora": (case["use_dora"], "--use_dora false"),
+        "init_weights": (case["init_weights"] not in {"true", "false", "gaussian"}, "--init_weights true"),
+    }
+    cure = [add for is_wrong, add in wrong.values() if is_wrong]
+    if not cure:
+        return None
+    return Words(
+        "--target_parameters adds LoRA to parameters and not to layers, so that there is no input to drop parts of, no "
+        f"DoRA, and no beginning made of weights. Add {' '.join(cure)}.",
+        "--target_parameters 把 LoRA 加在参数而不是层上，因此没有可 dropout 的输入，也不支持 DoRA 和由权重计算的初始化。"
+        f"请添加 {' '.join(cure)}。",
+    )
+
+
+@rule(*TRAINING)
+def ranks_shrink(case: Case) -> Words | None:
+    """AdaLoRA begins with more ranks than it ends with."""
+    first, last = case["adalora_init_r"], case["adalora_target_r"]
+    if case["tuner_type"] != "adalora" or first > last:
+        return None
+    return Words(
+        f"--adalora_target_r must be less than --adalora_init_r (got {last} and {first}): ranks only shrink. For ranks "
+        "that stay use --tuner_type lora.",
+        f"--adalora_target_r 必须小于 --adalora_init_r（得到 {last} 和 {first}）：秩只会减小。若要固定秩请使用 "
+        "--tuner_type lora。",
+    )
