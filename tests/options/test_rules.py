@@ -152,7 +152,7 @@ def test_both_languages_say_the_same_thing():
             "--enable_dft_loss true is not available yet: the DFT loss.",
         ),
         (commands.Sft, {**TRAIN, "freeze_vit": False}, "--freeze_vit false is not available yet"),
-        (commands.Sft, {**TRAIN, "tuner_type": "reft"}, "What works: lora, full, adalora, vera, boft, fourierft."),
+        (commands.Sft, {**TRAIN, "tuner_backend": "unsloth"}, "--tuner_backend unsloth is not available yet"),
         (
             commands.Sft,
             {**TRAIN, "report_to": ["tensorboard", "wandb"]},
@@ -275,7 +275,16 @@ CONTRADICTIONS = {
         "Add --lora_dropout 0 --use_dora false.",
     ),
     "ranks_shrink": (commands.Sft, {**TRAIN, "tuner_type": "adalora", "adalora_target_r": 12}, {}, "got 12 and 12"),
-    "reft_computes_once": (commands.Sft, {**TRAIN, "tuner_type": "reft"}, {}, "--gradient_checkpointing false"),
+    "llamapro_groups_are_equal": (
+        commands.Sft, {**TRAIN, "tuner_type": "llamapro", "llamapro_num_groups": 3}, {}, "4 is no multiple",
+    ),
+    "shifted_attention_knows_rows": (
+        commands.Sft, {**TRAIN, "tuner_type": "longlora", "packing": True, "max_length": 64}, {}, "--packing cannot",
+    ),
+    "lisa_changes_what_is_trained": (
+        commands.Sft, {**TRAIN, "tuner_type": "full", "lisa_activated_layers": 2, "deepspeed": "zero3"}, {},
+        "--lisa_activated_layers and --deepspeed",
+    ),
     "unsloth_knows_two_ways": (
         commands.Sft, {**TRAIN, "tuner_backend": "unsloth", "tuner_type": "vera"}, {}, "got vera",
     ),

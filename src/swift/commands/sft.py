@@ -23,17 +23,21 @@ from swift.models.load import load_model
 from swift.models.parameters import parameter_table
 from swift.models.vocabulary import token_ids, with_room
 from swift.options.commands import Sft
+from swift.options.optimizers import OptimizerOptions
 from swift.options.training import TrainingOptions
 from swift.proofs.schedule import schedule
 from swift.trainers import processes
 from swift.trainers.base import Feed, SwiftTrainer
 from swift.trainers.gradients import backward_on, first_batches
 from swift.trainers.isolation import isolate
+from swift.trainers.lisa import Lisa
 from swift.trainers.objectives import objective_of
 from swift.trainers.representation import Goal, RepresentationTrainer
 from swift.trainers.session import Outcome, open_session, say_farewell, statistics
 from swift.trainers.supervised import SupervisedTrainer
 from swift.tuners.attach import attach
+from swift.tuners.own.layers import decoder_layers
+from swift.tuners.own.longlora import shift_attention
 from swift.tuners.request import Run
 
 Samples = SampleSet | GroupSet | LazySet | Stream
@@ -53,7 +57,8 @@ def run(command: Sft) -> Path | int | None:
     get_logger().info("%s", table)
     show_first(prepared)
     session = open_session(prepared.folder, command.training, command.tracking)
-    trainer = trainer_of(prepared, model, session.callbacks)
+    callbacks = [*session.callbacks, *drawing_layers(model, command.optimizers)]
+    trainer = trainer_of(prepared, model, callbacks)
     about = {
         "model_parameter_info": str(table).partition("\n")[0],
         "train_dataset": described(data.train),
@@ -75,6 +80,8 @@ def learner(prepared: Prepared) -> PreTrainedModel | PeftModel:
         if command.model.task_type in ("seq_cls", "reranker"):
             head_module(model)
         isolate(model, command.model.attn_impl, "--packing" if command.training.packing else "--padding_free")
+    if command.method.tuner_type == "longlora":
+        shift_attention(model, command.template.max_length, command.model.attn_impl)
     return attach(
         model, command.method, command.tuner, variants=command.variants, adapters=prepared.adapters,
         asked=[name for name, source in command.sources.items() if source.asked_for],
@@ -109,6 +116,15 @@ def about_the_run(prepared: Prepared) -> Run:
     if command.tuner.init_weights == "lora-ga" and not prepared.adapters:
         backward = backward_on(first_batches(samples, prepared.collate, command.variants, command.data.data_seed))
     return Run(token_ids(prepared.tokenizer, command.model.new_special_tokens), steps, backward)
+
+
+def drawing_layers(model: PreTrainedModel | PeftModel, options: OptimizerOptions) -> list[Lisa]:
+    """With `--lisa_activated_layers`, what draws the layers that are trained."""
+    if not options.lisa_activated_layers:
+        return []
+    assert isinstance(model, PreTrainedModel), "LISA is for full training, which adds no adapter"
+    _, layers = decoder_layers(model)
+    return [Lisa(layers, options.lisa_activated_layers, options.lisa_step_interval)]
 
 
 def feed(prepared: Prepared) -> Feed:

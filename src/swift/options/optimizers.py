@@ -46,7 +46,7 @@ class OptimizerOptions(Options):
     """Q-GaLore: factor by which the gap between projections grows once they are similar."""
     galore_queue_size: PositiveInt = option(5, when=QUANTIZED_GALORE)
     """Q-GaLore: number of projections whose similarity is looked at."""
-    lisa_activated_layers: NonNegativeInt = option(0, important=True, when=FULL, later="LISA")
+    lisa_activated_layers: NonNegativeInt = option(0, important=True, when=FULL)
     """Number of layers that are trained at a time, drawn at random (LISA); 0 trains all, 2 or 8 is advised."""
     lisa_step_interval: PositiveInt = option(20, when=FULL & given("lisa_activated_layers"))
     """Steps after which LISA draws other layers."""

@@ -357,16 +357,51 @@ def boft_blocks_are_given_once(case: Case) -> Words | None:
 
 
 @rule(*TRAINING)
-def reft_computes_once(case: Case) -> Words | None:
-    """Recomputed activations would be intervened on twice."""
-    if case["tuner_type"] != "reft" or not case["gradient_checkpointing"]:
+def llamapro_groups_are_equal(case: Case) -> Words | None:
+    """Every place gets the same number of new layers."""
+    blocks, groups = case["llamapro_num_new_blocks"], case["llamapro_num_groups"]
+    if case["tuner_type"] != "llamapro" or not groups or blocks % groups == 0:
         return None
     return Words(
-        "--tuner_type reft cannot be used together with --gradient_checkpointing true: interventions would run twice. "
-        "Add --gradient_checkpointing false.",
-        "--tuner_type reft 不能与 --gradient_checkpointing true 同时使用：干预会执行两次。"
-        "请添加 --gradient_checkpointing false。",
+        f"--llamapro_num_new_blocks {blocks} is no multiple of --llamapro_num_groups {groups}: every group gets the same "
+        "number of new layers.",
+        f"--llamapro_num_new_blocks {blocks} 不是 --llamapro_num_groups {groups} 的整数倍：每组的新层数必须相同。",
     )
+
+
+@rule(*TRAINING)
+def shifted_attention_knows_rows(case: Case) -> Words | None:
+    """Groups of tokens would reach over the borders of sequences, and the attention is one of its own."""
+    if case["tuner_type"] != "longlora":
+        return None
+    for name in ("packing", "padding_free"):
+        if case[name]:
+            return Words(
+                f"--tuner_type longlora and --{name} cannot be used together: attention in groups of tokens would reach "
+                "over the borders of sequences. Remove one of them.",
+                f"--tuner_type longlora 与 --{name} 不能同时使用：分组注意力会跨越序列边界。请去掉其中一个。",
+            )
+    if case["attn_impl"] in (None, "sdpa"):
+        return None
+    return Words(
+        f"--tuner_type longlora brings an attention of its own (got --attn_impl {case['attn_impl']}). Remove --attn_impl.",
+        f"--tuner_type longlora 使用自己的注意力实现（得到 --attn_impl {case['attn_impl']}）。请去掉 --attn_impl。",
+    )
+
+
+@rule(*TRAINING)
+def lisa_changes_what_is_trained(case: Case) -> Words | None:
+    """Sharded weights are divided once, for the parameters trained at the start."""
+    if not case["lisa_activated_layers"]:
+        return None
+    for name in ("fsdp", "deepspeed"):
+        if case[name]:
+            return Words(
+                f"--lisa_activated_layers and --{name} cannot be used together: weights and optimizer are sharded once, "
+                "for the parameters trained at the start. Remove one of them.",
+                f"--lisa_activated_layers 与 --{name} 不能同时使用：权重与优化器只按开始时训练的参数切分一次。请去掉其中一个。",
+            )
+    return None
 
 
 @rule(*TRAINING)

@@ -13,6 +13,9 @@ from swift.options.model import MULTIMODAL
 FULL = equals("tuner_type", "full")
 LORA = equals("tuner_type", "lora", "longlora")
 LORA_KIN = equals("tuner_type", "lora", "longlora", "adalora")
+WITH_MODULES = equals(
+    "tuner_type", "lora", "longlora", "adalora", "vera", "boft", "fourierft", "llamapro", "adapter", "reft"
+)
 TARGETED = equals("tuner_type", "lora", "longlora", "adalora", "vera", "boft", "fourierft")
 
 INITIALISATIONS = ("true", "false", "gaussian", "pissa", "olora", "loftq", "lora-ga", "bat")
@@ -34,9 +37,7 @@ class TunerChoice(Options):
 
     tuner_backend: Literal["peft", "unsloth"] = option("peft", important=True, later="the Unsloth backend")
     """Library that builds the adapter. unsloth also loads the model, for full and lora."""
-    tuner_type: Annotated[str, Choices(TUNERS, is_open=True)] = option(
-        "lora", important=True, later="this tuner", works=("lora", "full", "adalora", "vera", "boft", "fourierft")
-    )
+    tuner_type: Annotated[str, Choices(TUNERS, is_open=True)] = option("lora", important=True)
     """What is trained: an adapter of this kind, or with `full` the model's own parameters. A tuner of your own goes by
     the name that a file of `--external_plugins` registered it under."""
 
@@ -63,7 +64,7 @@ class TunerOptions(Options):
     init_weights: Initialisation = option("true", when=LORA_KIN)
     """How adapter weights begin: true (the adapter does nothing at first), false (random), gaussian, pissa,
     pissa_niter_N, olora, loftq, lora-ga; bat for Bone."""
-    modules_to_save: list[str] = option([], important=True, when=TARGETED)
+    modules_to_save: list[str] = option([], important=True, when=WITH_MODULES)
     """Modules of the model that are trained and saved in full beside the adapter, e.g. embed_tokens lm_head."""
     freeze_parameters: list[str] = option([], when=FULL)
     """Prefixes of names of parameters to freeze."""

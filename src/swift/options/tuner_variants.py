@@ -1,4 +1,4 @@
-"""This file knows the options of the rarer tuners: LoRA-GA, FourierFT, BOFT, VeRA, LLaMA-Pro, AdaLoRA, ReFT."""
+"""This file knows the options of the rarer tuners: LoRA-GA, FourierFT, BOFT, VeRA, LLaMA-Pro, adapters, AdaLoRA, ReFT."""
 
 from typing import Literal
 
@@ -14,10 +14,11 @@ VERA = equals("tuner_type", "vera")
 LLAMAPRO = equals("tuner_type", "llamapro")
 ADALORA = equals("tuner_type", "adalora")
 REFT = equals("tuner_type", "reft")
+BOTTLENECK = equals("tuner_type", "adapter")
 
 
 class TunerVariantOptions(Options):
-    """The other adapters: LoRA-GA, FourierFT, BOFT, VeRA, LLaMA-Pro, AdaLoRA, ReFT."""
+    """The other adapters: LoRA-GA, FourierFT, BOFT, VeRA, LLaMA-Pro, bottlenecks, AdaLoRA, ReFT."""
 
     lora_ga_batch_size: PositiveInt = option(2, when=LORA_GA)
     """LoRA-GA: rows per batch when gradients are estimated for initialisation."""
@@ -53,6 +54,10 @@ class TunerVariantOptions(Options):
     """LLaMA-Pro: number of new layers."""
     llamapro_num_groups: PositiveInt | None = option(None, when=LLAMAPRO, rule="llamapro_num_new_blocks")
     """LLaMA-Pro: number of places where new layers go; by default each goes to a place of its own."""
+    adapter_length: PositiveInt = option(128, when=BOTTLENECK)
+    """Bottleneck adapters: channels of the bottleneck."""
+    adapter_act: str = option("gelu", when=BOTTLENECK)
+    """Bottleneck adapters: activation in the bottleneck, as transformers names it."""
     adalora_target_r: PositiveInt = option(8, when=ADALORA)
     """AdaLoRA: average rank at the end."""
     adalora_init_r: PositiveInt = option(12, when=ADALORA)
@@ -79,4 +84,4 @@ class TunerVariantOptions(Options):
     ] = option("LoreftIntervention", when=REFT)  # fmt: skip
     """ReFT: kind of the intervention."""
     reft_args: Json | None = option(None, when=REFT)
-    """ReFT: further arguments of the intervention."""
+    """ReFT: further arguments of the intervention: dropout, act_fn (of W h + b), add_bias (of NoReFT's projection)."""

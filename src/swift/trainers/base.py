@@ -37,6 +37,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )  # fmt: skip
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput
 from typing_extensions import override
 
@@ -53,7 +54,7 @@ from swift.trainers.optimizer_state import check_saved, mark
 from swift.trainers.optimizers import OptimizerCallback
 from swift.trainers.streaming import Follower, for_stream
 from swift.tuners.adalora import is_adalora
-from swift.tuners.checkpoints import complete, resume
+from swift.tuners.checkpoints import complete, resume, write
 
 
 @dataclass(frozen=True)
@@ -299,20 +300,28 @@ class SwiftTrainer(Trainer):
     @override
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Weights as transformers saves them, and everything needed to use them."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*`save_embedding_layers`.*")  # of rows, which are saved anyway
-            if is_adalora(self.model):  # type: ignore[arg-type]  # which may leave a layer without ranks
-                warnings.filterwarnings("ignore", message=".*have invalid shape.*")
-            super()._save(output_dir, _without_whole_embeddings(self.model, state_dict))  # type: ignore[arg-type]
         folder = Path(output_dir or self.args.output_dir or ".")
+        is_written = self.args.should_save and write(self.model, folder, state_dict)  # type: ignore[arg-type]
+        if is_written:
+            torch.save(self.args, folder / TRAINING_ARGS_NAME)
+        else:
+            self._save_whole(output_dir, state_dict)
         if self.args.should_save:
-            if self.args.process_index > 0 and isinstance(self.model, PreTrainedModel):
+            if self.args.process_index > 0 and not is_written and isinstance(self.model, PreTrainedModel):
                 _save_on_this_node(self.model, folder)
             complete(self.model, folder)  # type: ignore[arg-type]  # an adapter around a model is no PreTrainedModel
             self.companions.write(folder)
             writes = self.model.can_generate()  # type: ignore[union-attr,operator]
             if writes and not (folder / "generation_config.json").exists():  # an adapter is saved without one
                 self.model.generation_config.save_pretrained(folder)  # type: ignore[union-attr]
+
+    def _save_whole(self, output_dir: str | None, state_dict: dict[str, Any] | None) -> None:
+        """Weights in the way of transformers and peft."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*`save_embedding_layers`.*")  # of rows, which are saved anyway
+            if is_adalora(self.model):  # type: ignore[arg-type]  # which may leave a layer without ranks
+                warnings.filterwarnings("ignore", message=".*have invalid shape.*")
+            super()._save(output_dir, _without_whole_embeddings(self.model, state_dict))  # type: ignore[arg-type]
 
 
 def _make_savable(config: GenerationConfig) -> None:

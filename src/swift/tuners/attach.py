@@ -24,6 +24,7 @@ from swift.options.tuner_variants import TunerVariantOptions
 from swift.tuners import adalora, residual
 from swift.tuners.freeze import freeze
 from swift.tuners.methods import METHODS, Method, kind_of, method_of
+from swift.tuners.own.methods import OWN_METHODS, attach_own, is_own, load_own
 from swift.tuners.request import Request, Run
 
 INEXACT_INITS = ("pissa_niter", "lora_ga")
@@ -61,12 +62,15 @@ def attach(
         if run and run.new_token_ids and not any(p.requires_grad for p in model.get_input_embeddings().parameters()):
             get_logger().warning("The embedding is frozen: new special tokens are not learnt. Do not freeze it.")
         return model
-    if choice.tuner_type not in METHODS:
-        raise UsageError(
-            f"--tuner_type {choice.tuner_type} is not available yet; there are full, {', '.join(METHODS)}."
-        )
-    method = METHODS[choice.tuner_type]
     request = Request(options, variants or TunerVariantOptions(), run or Run())
+    if choice.tuner_type in OWN_METHODS:
+        attach_own(model, choice.tuner_type, request, adapters=adapters, asked=asked)
+        _cast_trained(model)
+        return model
+    if choice.tuner_type not in METHODS:
+        known = ", ".join([*METHODS, *OWN_METHODS])
+        raise UsageError(f"--tuner_type {choice.tuner_type} is not available yet; there are full, {known}.")
+    method = METHODS[choice.tuner_type]
     model.requires_grad_(False)
     if adapters:
         return _continued(model, method, request, adapters, asked)
@@ -92,11 +96,14 @@ def load_adapters(model: PreTrainedModel, paths: Sequence[str | Path]) -> PreTra
 
     Raises ModelError when a folder is no adapter, when its weights are missing or damaged, or do not fit the model.
     """
+    folders = [adapter_folder(str(path)) for path in paths]
+    if any(is_own(folder) for folder in folders):
+        return load_own(model, folders)
     adapted: PreTrainedModel | PeftModel = model
     names: list[str] = []
-    for index, path in enumerate(paths):
+    for index, folder in enumerate(folders):
         name = "default" if index == 0 else f"adapter_{index}"
-        adapted = _read_adapter(adapted, adapter_folder(str(path)), name=name, trainable=False)
+        adapted = _read_adapter(adapted, folder, name=name, trainable=False)
         names.append(name)
     if isinstance(adapted, PeftModel) and len(names) > 1:
         tuner = adapted.base_model
@@ -137,6 +144,8 @@ def _continued(
     if len(adapters) != 1:
         raise UsageError(f"--adapters: training goes on with exactly one adapter (got {len(adapters)}).")
     folder = adapter_folder(adapters[0])
+    if is_own(folder):
+        raise UsageError(f"--adapters {folder} is none of peft's. Give the --tuner_type that it was made by.")
     config = saved_config(folder)
     _require_kind(folder, config, method)
     about = residual.read_residual(folder)

@@ -6,14 +6,16 @@ Some adapters are another thing while they are trained. A row here says how the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from swift.tuners import adalora, residual
+from swift.tuners.own.folder import tuning_of
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,25 @@ def complete(model: nn.Module, folder: Path) -> None:
             form.complete(model, folder)
 
 
+def write(model: nn.Module, folder: Path, state: Mapping[str, Tensor] | None) -> bool:
+    """Write what a method of ours has trained; False when it is another's, which transformers and peft write.
+
+    state: the weights of the model, where they had to be gathered from several devices.
+    """
+    tuning = tuning_of(model)
+    if tuning is None:
+        return False
+    assert isinstance(model, PreTrainedModel), "our own methods change models and put nothing around them"
+    tuning.save(model, folder, state)
+    return True
+
+
 def resume(model: nn.Module, folder: Path) -> bool:
     """Bring a model to where it was when its checkpoint was saved; False when its adapter is trained as it is saved."""
+    tuning = tuning_of(model)
+    if tuning is not None:
+        tuning.load(model, folder)
+        return True
     form = next((form for form in FORMS if form.holds(model)), None)
     if form is None:
         return False

@@ -18,11 +18,12 @@ from swift.core.logs import get_logger
 from swift.models.info import adapter_folder
 from swift.tuners.attach import load_adapters, saved_config
 from swift.tuners.methods import METHODS, kind_of, method_of
+from swift.tuners.own.methods import is_own, merge_own
+from swift.tuners.probe import prompt_logits
 
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 """How far merged logits may be from those with the adapter, as a share of their norm: what rounding the sums W + BA to
 the type of the weights explains, and a lost matrix or a wrong scale does not."""
-PROMPT_LENGTH = 32
 
 
 def merge(model: PreTrainedModel, adapters: Sequence[str | Path]) -> PreTrainedModel:
@@ -34,6 +35,9 @@ def merge(model: PreTrainedModel, adapters: Sequence[str | Path]) -> PreTrainedM
     """
     if not adapters:
         raise ModelError("There is nothing to merge: --adapters names no adapter.")
+    folders = [adapter_folder(str(path)) for path in adapters]
+    if any(is_own(folder) for folder in folders):
+        return merge_own(model, folders)
     for path in adapters:
         require_mergeable(saved_config(adapter_folder(str(path))), Path(path))
     if model.config.to_dict().get("quantization_config"):
@@ -59,22 +63,6 @@ def require_mergeable(config: PeftConfig, folder: Path) -> None:
         why = found[1].unmergeable(config)
     if why:
         raise ModelError(f"--adapters {folder} cannot be merged: {why}. Use it unmerged, with --adapters.")
-
-
-@torch.no_grad()
-def prompt_logits(model: nn.Module) -> Tensor:
-    """Logits [T, V] in float32 for a prompt of token ids spread evenly over the vocabulary.
-
-    Of a model without a head its states [T, E]; of a classifier the outputs for the prompt as one text, [1, C].
-    """
-    model.eval()
-    config: Any = model.config
-    vocab_size = config.get_text_config().vocab_size
-    ids_BT = torch.linspace(0, vocab_size - 1, PROMPT_LENGTH).long()[None]
-    device = next(model.parameters()).device
-    said = model(input_ids=ids_BT.to(device), use_cache=False)
-    found = said.logits if "logits" in said else said.last_hidden_state
-    return (found if found.dim() == 2 else found[0]).float()
 
 
 def relative_errors(expected_TV: Tensor, found_TV: Tensor) -> Tensor:

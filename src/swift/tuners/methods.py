@@ -6,11 +6,12 @@ A kind is a row of `METHODS`. All of them are made, saved, read, continued and m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from peft import AdaLoraConfig, BOFTConfig, FourierFTConfig, LoraConfig, PeftConfig, PeftType, VeraConfig
 from transformers import PreTrainedModel
 
+from swift.tuners.own.longlora import longlora_config
 from swift.tuners.peft_configs import adalora_config, boft_config, fourierft_config, lora_config, vera_config
 from swift.tuners.request import Request
 
@@ -84,6 +85,7 @@ METHODS: dict[str, Method] = {
     ),
 }  # fmt: skip
 """`--tuner_type` -> the kind of adapter."""
+METHODS["longlora"] = replace(METHODS["lora"], config=longlora_config)  # it differs in what it trains, not in its form
 
 
 def method_of(config: PeftConfig) -> tuple[str, Method] | None:

@@ -1,0 +1,1 @@
+"""Methods that no library brings: new layers, bottlenecks, edits of representations, shifted attention."""
