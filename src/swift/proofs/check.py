@@ -172,7 +172,8 @@ def _look_at_tuner(report: CheckReport, command: Sft, info: ModelInfo, tools: _T
     size = len(tools.tokenizer) if tools else 0
     added = token_ids(tools.tokenizer, command.model.new_special_tokens) if tools else []
     try:
-        trained = trained_part(empty_model(info, command.model, size), info, command.method, command.tuner, added)
+        empty = empty_model(info, command.model, size)
+        trained = trained_part(empty, info, command.method, command.tuner, command.variants, added)
     except UsageError:
         raise
     except SwiftError as error:

@@ -26,6 +26,7 @@ from swift.models.vocabulary import ROWS_OF
 from swift.models.weights import DTYPE_BITS, weight_files
 from swift.options.model import ModelOptions
 from swift.options.tuner import TunerChoice, TunerOptions
+from swift.options.tuner_variants import TunerVariantOptions
 from swift.tuners.attach import attach
 from swift.tuners.request import Run
 
@@ -98,7 +99,12 @@ def empty_model(info: ModelInfo, options: ModelOptions, num_tokens: int) -> PreT
 
 
 def trained_part(
-    model: PreTrainedModel, info: ModelInfo, choice: TunerChoice, options: TunerOptions, new_token_ids: Sequence[int]
+    model: PreTrainedModel,
+    info: ModelInfo,
+    choice: TunerChoice,
+    options: TunerOptions,
+    variants: TunerVariantOptions,
+    new_token_ids: Sequence[int],
 ) -> Trained:
     """What is trained of an empty model. Raises ModelError or UsageError as preparing the real one would.
 
@@ -115,7 +121,7 @@ def trained_part(
         return Trained(total + trained, trained, kept, kept)
     # How matrices begin does not change how many there are, and some ways to begin read the weights.
     plain = options.model_copy(update={"init_weights": "true"})
-    prepared = attach(model, choice, plain, run=Run(new_token_ids=new_token_ids))
+    prepared = attach(model, choice, plain, variants=variants, run=Run(new_token_ids=new_token_ids))
     parameters = list(prepared.parameters())
     learnt = [parameter for parameter in parameters if parameter.requires_grad]
     saved = parameters if choice.tuner_type == "full" else learnt
