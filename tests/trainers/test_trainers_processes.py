@@ -16,6 +16,10 @@ import runs
 import torch
 from test_trainers_optimizers import ACROSS
 
+import own_tuning
+import tiny
+from swift.trainers.lisa import Lisa
+
 WORKER = Path(__file__).with_name("worker.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(WORKER.parents[1]), *sys.path])}
 pytestmark = pytest.mark.slow
@@ -81,6 +85,27 @@ def test_optimizers_that_keep_something_of_their_own_do_on_two_processes_what_th
                            per_device_train_batch_size=1, gradient_accumulation_steps=4, **options)  # fmt: skip
         moved = runs.distance(alone.weights(), dict(model().named_parameters()))
         assert runs.distance(weights[0], alone.weights()) < 0.1 * moved, name
+
+
+@pytest.mark.parameter("lisa_activated_layers")
+def test_own_tuners_and_lisa_train_in_two_processes_what_they_train_in_one(tmp_path):
+    done = launch("tuners", tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    shape = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "max_steps": 5}
+    alone = {
+        method: runs.train(tmp_path / f"{method}-alone", model=own_tuning.tuned(method), **shape).weights()
+        for method in own_tuning.VARIANTS
+    }
+    model = tiny.model(layers=4)
+    run = runs.prepare(tmp_path / "lisa-alone", model=model, **shape)
+    run.trainer.add_callback(Lisa(model.model.layers, 1, 2))
+    run.session.run(run.trainer, None, {})
+    alone["lisa"] = alone["lisa-recomputing"] = run.weights()
+    for name, weights in alone.items():
+        one, other = (torch.load(tmp_path / f"{name}-{rank}.pt") for rank in (0, 1))
+        assert runs.equal(one, other), name
+        assert runs.distance(one, weights) < 2e-4, name
+    assert "needs --ddp_find_unused_parameters true" in results(tmp_path)[0]["refused"]
 
 
 @pytest.mark.parameter("save_on_each_node")

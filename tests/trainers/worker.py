@@ -69,6 +69,37 @@ def optimizers(folder: Path) -> dict:
     return {}
 
 
+def tuners(folder: Path) -> dict:
+    """Train with our own methods, and with LISA, recomputing activations or not."""
+    import runs
+
+    import own_tuning
+    import tiny
+    from swift.core.errors import UsageError
+    from swift.trainers.lisa import Lisa
+
+    shape = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "max_steps": 5}
+    shape |= {"average_tokens_across_devices": True}
+    found = {}
+    for method in own_tuning.VARIANTS:
+        run = runs.train(folder / method, model=own_tuning.tuned(method), gradient_checkpointing=True, **shape)
+        torch.save(run.weights(), folder / f"{method}-{environment.rank()}.pt")
+    for name, recomputing in (("lisa", False), ("lisa-recomputing", True)):
+        model = tiny.model(layers=4)
+        run = runs.prepare(folder / name, model=model, gradient_checkpointing=recomputing,
+                           ddp_find_unused_parameters=True, **shape)  # fmt: skip
+        run.trainer.add_callback(Lisa(model.model.layers, 1, 2))
+        run.session.run(run.trainer, None, {})
+        torch.save(run.weights(), folder / f"{name}-{environment.rank()}.pt")
+    run = runs.prepare(folder / "refused", ddp_find_unused_parameters=False, **shape)
+    run.trainer.add_callback(Lisa(run.trainer.model.model.layers, 1, 2))
+    try:
+        run.session.run(run.trainer, None, {})
+    except UsageError as error:
+        found["refused"] = str(error)
+    return found
+
+
 def nodes(folder: Path) -> dict:
     """Save from each of two nodes, into a folder of its own, and from the first only."""
     import runs
@@ -121,7 +152,7 @@ def timeout(folder: Path) -> dict:
 
 CASES = {
     "equivalence": equivalence, "optimizers": optimizers, "nodes": nodes, "packing": packing, "tasks": tasks,
-    "timeout": timeout,
+    "timeout": timeout, "tuners": tuners,
 }  # fmt: skip
 
 
