@@ -58,13 +58,6 @@ def test_full_gives_the_model_itself():
     assert len(trained(model)) == len(list(model.parameters()))
 
 
-def test_what_is_not_available_yet_is_refused():
-    with pytest.raises(UsageError, match="--tuner_type vera is not available yet"):
-        attach(tiny.model(), TunerChoice(tuner_type="vera"), TunerOptions())
-    with pytest.raises(UsageError, match="--init_weights pissa is not available yet"):
-        lora(init_weights="pissa")
-
-
 @pytest.mark.parameter("lora_rank")
 def test_the_rank_is_the_inner_dimension():
     weights = layer(lora(lora_rank=3))
