@@ -271,8 +271,14 @@ CONTRADICTIONS = {
     "a_tuner_is_known": (commands.Sft, {**TRAIN, "tuner_type": "lorra"}, {}, "Did you mean lora?"),
     "matrices_can_begin_so": (commands.Sft, {**TRAIN, "init_weights": "loftq"}, {}, "makes up for what quantization loses"),
     "bare_parameters_have_plain_lora": (
-        commands.Sft, {**TRAIN, "target_parameters": ["experts.down_proj"], "use_dora": True}, {},
+        commands.Sft, {**TRAIN, "target_parameters": ["experts.down_proj"], "use_dora": True, "lora_dropout": 0.1}, {},
         "Add --lora_dropout 0 --use_dora false.",
+    ),
+    "unsloth_makes_models_to_train": (
+        commands.Infer, {**INFER, "tuner_backend": "unsloth"}, {}, "no effect with swift infer",
+    ),
+    "unsloth_loads_in_its_own_way": (
+        commands.Sft, {**TRAIN, "tuner_backend": "unsloth", "init_weights": "pissa"}, {}, "--init_weights pissa",
     ),
     "ranks_shrink": (commands.Sft, {**TRAIN, "tuner_type": "adalora", "adalora_target_r": 12}, {}, "got 12 and 12"),
     "llamapro_groups_are_equal": (

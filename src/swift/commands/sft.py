@@ -35,6 +35,7 @@ from swift.trainers.objectives import objective_of
 from swift.trainers.representation import Goal, RepresentationTrainer
 from swift.trainers.session import Outcome, open_session, say_farewell, statistics
 from swift.trainers.supervised import SupervisedTrainer
+from swift.tuners import unsloth
 from swift.tuners.attach import attach
 from swift.tuners.own.layers import decoder_layers
 from swift.tuners.own.longlora import shift_attention
@@ -74,6 +75,10 @@ def run(command: Sft) -> Path | int | None:
 def learner(prepared: Prepared) -> PreTrainedModel | PeftModel:
     """The model with its weights, ready to learn what `--tuner_type` trains."""
     command = prepared.command
+    if command.method.tuner_backend == "unsloth":
+        return unsloth.learner(
+            prepared.info, command.method.tuner_type, command.tuner, loading_of(command), prepared.adapters
+        )  # fmt: skip
     model = with_room(load_model(prepared.info, command.model, command.quantization, training=True), prepared.tokenizer)
     with_padding(model, prepared.tokenizer, command.model.task_type)
     if is_flat(command):
@@ -103,6 +108,14 @@ def trainer_of(
         return SupervisedTrainer(model, prepared.arguments, feed(prepared), companions, training, callbacks)
     goal = Goal(prepared.head, objective_of(prepared.head, training.loss_type), training.eval_metric)
     return RepresentationTrainer(model, prepared.arguments, feed(prepared), companions, goal, callbacks)
+def loading_of(command: Sft) -> unsloth.Loading:
+    """How Unsloth loads the model of a command."""
+    length = command.template.max_length
+    if length is None:
+        raise UsageError("--tuner_backend unsloth needs --max_length: config.json does not say how long rows can be.")
+    return unsloth.Loading(
+        length, command.quantization.quant_bits, command.training.gradient_checkpointing, command.general.seed
+    )  # fmt: skip
 
 
 def about_the_run(prepared: Prepared) -> Run:

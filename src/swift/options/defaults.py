@@ -266,6 +266,18 @@ def optimizer(values: Values) -> Derived:
     return ("galore", "use_galore asks for it") if values["use_galore"] else None
 
 
+@derives("lora_dropout")
+def lora_dropout(values: Values) -> Derived:
+    """LoRA on bare parameters changes weights, and sees no input that parts could be dropped of."""
+    return (0.0, "--target_parameters have no input to drop parts of") if values["target_parameters"] else None
+
+
+@derives("use_logits_to_keep")
+def use_logits_to_keep(values: Values) -> Derived:
+    """Unsloth's models leave out the logits at the beginning only."""
+    return (False, "Unsloth computes all logits") if values["tuner_backend"] == "unsloth" else None
+
+
 @derives("packing_length")
 def packing_length(values: Values) -> Derived:
     """A packed sequence is as long as a row may be."""

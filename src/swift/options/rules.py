@@ -97,7 +97,6 @@ LATER_ZH = {
     "quantizing a model": "模型量化",
     "models of images, video and audio": "图像、视频和音频模型",
     "sequence parallelism": "序列并行",
-    "the Unsloth backend": "Unsloth 后端",
     "DeepSpeed": "DeepSpeed",
     "FSDP2": "FSDP2",
     "the auxiliary loss of mixture-of-experts models": "MoE 模型的辅助损失",

@@ -86,3 +86,32 @@ def ranks_shrink(case: Case) -> Words | None:
         f"--adalora_target_r 必须小于 --adalora_init_r（得到 {last} 和 {first}）：秩只会减小。若要固定秩请使用 "
         "--tuner_type lora。",
     )
+
+
+@rule()
+def unsloth_makes_models_to_train(case: Case) -> Words | None:
+    """What it trains is an ordinary model or adapter afterwards."""
+    if case["tuner_backend"] != "unsloth" or case.command in TRAINING:
+        return None
+    return Words(
+        f"--tuner_backend unsloth has no effect with swift {case.command}: it is for training. Remove it; what it trained "
+        "is used like everything else.",
+        f"--tuner_backend unsloth 在 swift {case.command} 中不起作用：它仅用于训练。请去掉它，训练结果的使用方式与其他无异。",
+    )
+
+
+@rule(*TRAINING)
+def unsloth_loads_in_its_own_way(case: Case) -> Words | None:
+    """It places weights, begins matrices and computes attention itself."""
+    if case["tuner_backend"] != "unsloth":
+        return None
+    begins = case["init_weights"] in {"true", "false", "gaussian"}
+    names = ("device_map", "packing", "padding_free", "new_special_tokens", "rope_scaling", "attn_impl", "lora_dtype")
+    flag = next((name for name in names if case.asks(name)), None if begins else "init_weights")
+    if flag is None:
+        return None
+    return Words(
+        f"--{flag} {case[flag]} is nothing that --tuner_backend unsloth knows: it loads the model in its own way. Remove "
+        "it, or use --tuner_backend peft.",
+        f"--tuner_backend unsloth 以自己的方式加载模型，不支持 --{flag} {case[flag]}。请去掉它，或使用 --tuner_backend peft。",
+    )

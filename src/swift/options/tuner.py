@@ -35,7 +35,7 @@ Initialisation = Annotated[str, PlainValidator(_initialisation)]
 class TunerChoice(Options):
     """Which parameters are trained, in one word."""
 
-    tuner_backend: Literal["peft", "unsloth"] = option("peft", important=True, later="the Unsloth backend")
+    tuner_backend: Literal["peft", "unsloth"] = option("peft", important=True)
     """Library that builds the adapter. unsloth also loads the model, for full and lora."""
     tuner_type: Annotated[str, Choices(TUNERS, is_open=True)] = option("lora", important=True)
     """What is trained: an adapter of this kind, or with `full` the model's own parameters. A tuner of your own goes by

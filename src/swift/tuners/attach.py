@@ -48,8 +48,6 @@ def attach(
     for, none may want another shape. The embeddings of new tokens are trained in any case. float16 parameters that are
     trained become float32, which mixed precision needs.
     """
-    if choice.tuner_backend != "peft":
-        raise UsageError(f"--tuner_backend {choice.tuner_backend} is not available yet; there is peft.")
     if choice.tuner_type == "full":
         require_whole(model)
         if adapters:
