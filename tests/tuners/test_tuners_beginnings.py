@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import tiny
-from swift.core.errors import DataError, ModelError, UsageError
+from swift.core.errors import DataError, ModelError, RunError, UsageError
 from swift.data.collate import Padded
 from swift.options.tuner import TunerChoice, TunerOptions
 from swift.options.tuner_variants import TunerVariantOptions
@@ -20,7 +20,7 @@ from swift.tuners.attach import attach, load_adapters
 from swift.tuners.beginnings import DIRECTIONS, SCALES, lora_ga
 from swift.tuners.merge import relative_errors
 from swift.tuners.request import Run
-from swift.tuners.residual import estimated_gradients, linear_layers, read_residual
+from swift.tuners.residual import STATE, estimated_gradients, linear_layers, read_residual
 from trainers import runs
 
 IDS_BT = torch.arange(5, 17)[None]
@@ -103,6 +103,32 @@ def test_a_saved_beginning_says_what_it_is_and_has_twice_the_rank(tmp_path):
     config = load_adapters(tiny.model(), [folder]).peft_config["default"]
     assert (config.r, config.init_lora_weights) == (8, True)
     assert config.lora_alpha / math.sqrt(config.r) == pytest.approx(32 / math.sqrt(4))
+
+
+def test_without_its_state_a_beginning_is_continued_but_not_resumed(tmp_path):
+    run = runs.train(tmp_path, model=begun("pissa"), max_steps=1, save_strategy="steps", save_steps=1)
+    folder = tmp_path / "checkpoint-1"
+    (folder / STATE).unlink()
+    again = attach(tiny.model(), TunerChoice(), TunerOptions(lora_rank=4), adapters=[str(folder)]).eval()
+    assert relative_errors(logits(run.trainer.model.eval()), logits(again)).max() < 1e-5
+    assert again.peft_config["default"].r == 4
+    with pytest.raises(RunError, match=rf"it lacks {STATE}"):
+        runs.train(tmp_path / "again", model=again, resume=folder)
+
+
+def test_a_saved_change_rounded_to_half_precision_is_still_the_change(tmp_path):
+    """The principal part of a weight is large, and what training added to it small."""
+    model = begun("pissa")
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 1e-3 * torch.randn_like(parameter)
+    run = runs.prepare(tmp_path, model=model)
+    run.trainer.save_model(str(tmp_path))
+    file = tmp_path / "adapter_model.safetensors"
+    save_file({name: value.bfloat16() for name, value in load_file(file).items()}, file, metadata={"format": "pt"})
+    plain, changed = logits(tiny.model()), logits(model.eval())
+    rounded = logits(load_adapters(tiny.model(), [tmp_path]))
+    assert float((rounded - changed).norm() / (changed - plain).norm()) < 0.02
 
 
 def test_continuing_with_another_rank_than_it_is_trained_with_is_refused(tmp_path):

@@ -33,7 +33,7 @@ class Form:
 
 
 FORMS = (
-    Form(residual.is_residual, residual.write_as_change, residual.restore),
+    Form(residual.is_residual, residual.write_as_change, residual.resume),
     Form(adalora.is_adalora, adalora.save_state, adalora.resume),
 )
 

@@ -4,10 +4,11 @@ PiSSA, OLoRA and LoRA-GA begin with matrices A0 and B0 whose product is not zero
 it is taken out of the weight: W = R + s B0 A0, and R is what stays fixed. R is of no use to anybody who has W. What is
 saved is therefore the change of W, which is LoRA again, of twice the rank:
 
-    R + s B A - W = s (B A - B0 A0) = s [B, -B0] [A; A0]
+    R + s B A - W = s (B A - B0 A0) = s [B - B0, B0] [A; A - A0]
 
-It is used with W like every other adapter, and its two halves say all that training needs to go on: A and B, which are
-trained, and A0 and B0, from which R follows. That they are halves stands in the header of the file.
+It is used with W like every other adapter. Both halves are small as long as the change is, so that rounding to half
+precision rounds the change and not the principal part of the weight. The header of the file says what it is; A, B, A0
+and B0 stand beside it, because sums of rounded differences are not what they were to the last bit.
 
 Axes: O outputs and I inputs of a layer, R the rank.
 """
@@ -30,12 +31,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from swift.core.errors import ModelError, UsageError
+from swift.core.errors import ModelError, RunError, UsageError
 from swift.core.logs import get_logger
 from swift.tuners.beginnings import Factors, lora_ga, olora, pissa
 from swift.tuners.request import Request
 
 FILE = "adapter_model.safetensors"
+STATE = "residual_state.safetensors"
+"""A and B to go on with, and A0 and B0, from which R follows: what a checkpoint has beside the adapter."""
 ENTRY = "residual"
 """Key of the header of the file: what the adapter is while it is trained, as JSON of `Residual`."""
 ADAPTER = "default"
@@ -212,15 +215,11 @@ def write_as_change(model: PeftModel, folder: Path) -> None:
     assert isinstance(config, LoraConfig), "only LoRA has a beginning of its own"
     about = Residual(str(config.init_lora_weights), config.r, config.lora_alpha)
     initial = _initial_factors(model)
-    tensors = {}
-    for name, tensor in load_file(folder / FILE).items():
-        axis = _rank_axis(name)
-        if axis is None:
-            tensors[name] = tensor
-        else:
-            second = initial.get(name, torch.zeros_like(tensor)).to(tensor.device, tensor.dtype)
-            tensors[name] = torch.cat([tensor, second if axis == 0 else -second], dim=axis).contiguous()
-    save_file(tensors, folder / FILE, metadata={"format": "pt", ENTRY: json.dumps(asdict(about))})
+    learnt = load_file(folder / FILE)
+    change = {name: _change(name, tensor, initial.get(name)) for name, tensor in learnt.items()}
+    save_file(change, folder / FILE, metadata={"format": "pt", ENTRY: json.dumps(asdict(about))})
+    state = {f"learnt/{name}": tensor for name, tensor in learnt.items() if _rank_axis(name) is not None}
+    save_file(state | {f"initial/{name}": tensor for name, tensor in initial.items()}, folder / STATE)
     file = folder / "adapter_config.json"
     stored = json.loads(file.read_text(encoding="utf-8"))
     stored |= _of_twice_the_rank(about, use_rslora=config.use_rslora)
@@ -239,15 +238,16 @@ def read_residual(folder: Path) -> Residual | None:
 def restore(model: PeftModel, folder: Path) -> None:
     """Bring a model with a fresh adapter, or one trained on, to where a saved one was: its matrices, its beginning.
 
-    Raises ModelError when the adapter of the model began with other matrices than the saved one.
+    Exactly, where its state was saved with it. Raises ModelError when the adapter of the model began with other
+    matrices than the saved one.
     """
     about = read_residual(folder)
     assert about is not None, "the caller has looked"
-    saved = load_file(folder / FILE)
+    learnt, initial = _parts(folder, about.r)
     with torch.no_grad():
         for name, layer in linear_layers(model):
-            a_RI = _half(saved, f"{name}.lora_A.weight", about.r, 1).to(weight_of(layer).device)
-            b_OR = -_half(saved, f"{name}.lora_B.weight", about.r, 1).to(weight_of(layer).device)
+            device = weight_of(layer).device
+            a_RI, b_OR = (initial[f"{name}.{side}.weight"].to(device) for side in ("lora_A", "lora_B"))
             if not _has_initial(layer):
                 withdraw(layer, a_RI, b_OR)
             elif not (
@@ -256,9 +256,16 @@ def restore(model: PeftModel, folder: Path) -> None:
                 raise ModelError(
                     f"{folder} holds an adapter that began otherwise than the one of this model, at {name}."
                 )
-    left = set_peft_model_state_dict(model, {name: _half(saved, name, about.r, 0) for name in saved}, ADAPTER)
+    left = set_peft_model_state_dict(model, learnt, ADAPTER)
     assert not left.unexpected_keys, f"{folder} has what the model has not: {left.unexpected_keys[:3]}"
     model.peft_config[ADAPTER].init_lora_weights = about.init_weights  # type: ignore[attr-defined]
+
+
+def resume(model: PeftModel, folder: Path) -> None:
+    """Bring a model to where its training was when it was saved. Raises RunError when the state of it is missing."""
+    if not (folder / STATE).is_file():
+        raise RunError(f"{folder} cannot be continued: it lacks {STATE}. Start a new run from it with --adapters.")
+    restore(model, folder)
 
 
 def training_config(config: PeftConfig, about: Residual) -> LoraConfig:
@@ -288,7 +295,31 @@ def _rank_axis(name: str) -> int | None:
     return next((axis for side, axis in SIDES.items() if side in name.split(".")), None)
 
 
-def _half(saved: Mapping[str, Tensor], name: str, rank: int, which: int) -> Tensor:
-    """The first or the second half of the ranks of a saved tensor; all of what is no matrix of LoRA."""
+def _change(name: str, learnt: Tensor, initial: Tensor | None) -> Tensor:
+    """[A; A - A0] or [B - B0, B0] of a matrix; what has no beginning of its own has A0 = A and B0 = 0."""
     axis = _rank_axis(name)
-    return saved[name] if axis is None else saved[name].narrow(axis, which * rank, rank)
+    if axis is None:
+        return learnt
+    if axis == 0:
+        halves = [learnt, torch.zeros_like(learnt) if initial is None else learnt - initial.to(learnt.device)]
+    else:
+        zero = torch.zeros_like(learnt) if initial is None else initial.to(learnt.device)
+        halves = [learnt - zero, zero]
+    return torch.cat(halves, dim=axis).contiguous()
+
+
+def _parts(folder: Path, rank: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What a saved adapter has learnt and what it began with, by the names they are saved under."""
+    learnt, initial = {}, {}
+    for name, tensor in load_file(folder / FILE).items():
+        axis = _rank_axis(name)
+        if axis is None:
+            learnt[name] = tensor
+            continue
+        first, second = tensor.narrow(axis, 0, rank), tensor.narrow(axis, rank, rank)
+        learnt[name], initial[name] = (first, first - second) if axis == 0 else (first + second, second)
+    if (folder / STATE).is_file():
+        for entry, tensor in load_file(folder / STATE).items():
+            kind, _, name = entry.partition("/")
+            (learnt if kind == "learnt" else initial)[name] = tensor
+    return learnt, initial
