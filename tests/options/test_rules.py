@@ -152,7 +152,6 @@ def test_both_languages_say_the_same_thing():
             "--enable_dft_loss true is not available yet: the DFT loss.",
         ),
         (commands.Sft, {**TRAIN, "freeze_vit": False}, "--freeze_vit false is not available yet"),
-        (commands.Sft, {**TRAIN, "tuner_backend": "unsloth"}, "--tuner_backend unsloth is not available yet"),
         (
             commands.Sft,
             {**TRAIN, "report_to": ["tensorboard", "wandb"]},
@@ -279,6 +278,10 @@ CONTRADICTIONS = {
     ),
     "unsloth_loads_in_its_own_way": (
         commands.Sft, {**TRAIN, "tuner_backend": "unsloth", "init_weights": "pissa"}, {}, "--init_weights pissa",
+    ),
+    "a_tuner_of_ones_own_is_read_once": (
+        commands.Sft, {**TRAIN, "tuner_type": "mine", "external_plugins": [__file__]},
+        {"load_best_model_at_end": "true"}, "a tuner of your own",
     ),
     "ranks_shrink": (commands.Sft, {**TRAIN, "tuner_type": "adalora", "adalora_target_r": 12}, {}, "got 12 and 12"),
     "llamapro_groups_are_equal": (

@@ -128,7 +128,7 @@ def about_the_run(prepared: Prepared) -> Run:
         steps = schedule(command.training, rows, prepared.arguments.world_size).total
     if command.tuner.init_weights == "lora-ga" and not prepared.adapters:
         backward = backward_on(first_batches(samples, prepared.collate, command.variants, command.data.data_seed))
-    return Run(token_ids(prepared.tokenizer, command.model.new_special_tokens), steps, backward)
+    return Run(token_ids(prepared.tokenizer, command.model.new_special_tokens), steps, backward, command.values())
 
 
 def drawing_layers(model: PreTrainedModel | PeftModel, options: OptimizerOptions) -> list[Lisa]:

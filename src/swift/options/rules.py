@@ -88,7 +88,7 @@ def _is_unavailable(flag: Flag, value: Any) -> bool:
     if asks_for_nothing(value, flag.default) and not flag.default:
         return False
     items = value if isinstance(value, list) and value else [value]
-    return not all(item in flag.marks.works or (flag.choices and item not in flag.choices) for item in items)
+    return not all(item in flag.marks.works for item in items)
 
 
 LATER_ZH = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swift.catalog.tuners import TUNERS
+from swift.catalog.tuners import BUILT_IN, TUNERS
 from swift.core.registry import nearest
 from swift.options.case import Case, Rules
 from swift.options.conditions import Words
@@ -114,4 +114,17 @@ def unsloth_loads_in_its_own_way(case: Case) -> Words | None:
         f"--{flag} {case[flag]} is nothing that --tuner_backend unsloth knows: it loads the model in its own way. Remove "
         "it, or use --tuner_backend peft.",
         f"--tuner_backend unsloth 以自己的方式加载模型，不支持 --{flag} {case[flag]}。请去掉它，或使用 --tuner_backend peft。",
+    )
+
+
+@rule(*TRAINING)
+def a_tuner_of_ones_own_is_read_once(case: Case) -> Words | None:
+    """It reads weights into a new model only."""
+    if case["tuner_type"] in BUILT_IN or str(case.extra.get("load_best_model_at_end", False)).lower() != "true":
+        return None
+    return Words(
+        f"--load_best_model_at_end cannot be used with --tuner_type {case['tuner_type']}, a tuner of your own, which reads "
+        "what it saved into a new model only. Remove it; the link best points to the best checkpoint.",
+        f"--load_best_model_at_end 不能与自定义 tuner（--tuner_type {case['tuner_type']}）同时使用：它只能把权重读入新模型。"
+        "请去掉它；最优 checkpoint 可通过 best 链接找到。",
     )

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import PlainValidator, PositiveFloat, PositiveInt
 
-from swift.catalog.tuners import TUNERS
+from swift.catalog.tuners import BUILT_IN
 from swift.options.conditions import absent, equals
 from swift.options.declare import Choices, DTypeName, Fraction, Options, option
 from swift.options.model import MULTIMODAL
@@ -37,7 +37,7 @@ class TunerChoice(Options):
 
     tuner_backend: Literal["peft", "unsloth"] = option("peft", important=True)
     """Library that builds the adapter. unsloth also loads the model, for full and lora."""
-    tuner_type: Annotated[str, Choices(TUNERS, is_open=True)] = option("lora", important=True)
+    tuner_type: Annotated[str, Choices(dict.fromkeys(BUILT_IN), is_open=True)] = option("lora", important=True)
     """What is trained: an adapter of this kind, or with `full` the model's own parameters. A tuner of your own goes by
     the name that a file of `--external_plugins` registered it under."""
 

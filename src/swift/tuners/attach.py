@@ -25,6 +25,7 @@ from swift.tuners import adalora, residual
 from swift.tuners.freeze import freeze
 from swift.tuners.methods import METHODS, Method, kind_of, method_of
 from swift.tuners.own.methods import OWN_METHODS, attach_own, is_own, load_own
+from swift.tuners.plugin import attach_plugged, is_plugged, load_plugged
 from swift.tuners.request import Request, Run
 
 INEXACT_INITS = ("pissa_niter", "lora_ga")
@@ -66,8 +67,9 @@ def attach(
         _cast_trained(model)
         return model
     if choice.tuner_type not in METHODS:
-        known = ", ".join([*METHODS, *OWN_METHODS])
-        raise UsageError(f"--tuner_type {choice.tuner_type} is not available yet; there are full, {known}.")
+        made = attach_plugged(model, choice.tuner_type, request.run, adapters)
+        _cast_trained(made)
+        return made
     method = METHODS[choice.tuner_type]
     model.requires_grad_(False)
     if adapters:
@@ -95,6 +97,8 @@ def load_adapters(model: PreTrainedModel, paths: Sequence[str | Path]) -> PreTra
     Raises ModelError when a folder is no adapter, when its weights are missing or damaged, or do not fit the model.
     """
     folders = [adapter_folder(str(path)) for path in paths]
+    if any(is_plugged(folder) for folder in folders):
+        return load_plugged(model, folders)
     if any(is_own(folder) for folder in folders):
         return load_own(model, folders)
     adapted: PreTrainedModel | PeftModel = model

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from swift.tuners import adalora, residual
 from swift.tuners.own.folder import tuning_of
+from swift.tuners.plugin import plugged_of
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,14 @@ def complete(model: nn.Module, folder: Path) -> None:
 
 
 def write(model: nn.Module, folder: Path, state: Mapping[str, Tensor] | None) -> bool:
-    """Write what a method of ours has trained; False when it is another's, which transformers and peft write.
+    """Write what a method of ours, or a tuner of one's own, has trained; False when it is another's, which transformers and peft write.
 
     state: the weights of the model, where they had to be gathered from several devices.
     """
+    plugged = plugged_of(model)
+    if plugged is not None:
+        plugged.save(model, folder, state)
+        return True
     tuning = tuning_of(model)
     if tuning is None:
         return False
@@ -61,6 +66,10 @@ def write(model: nn.Module, folder: Path, state: Mapping[str, Tensor] | None) ->
 
 def resume(model: nn.Module, folder: Path) -> bool:
     """Bring a model to where it was when its checkpoint was saved; False when its adapter is trained as it is saved."""
+    plugged = plugged_of(model)
+    if plugged is not None:
+        plugged.resume(folder)
+        return True
     tuning = tuning_of(model)
     if tuning is not None:
         tuning.load(model, folder)

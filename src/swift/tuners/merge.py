@@ -19,6 +19,7 @@ from swift.models.info import adapter_folder
 from swift.tuners.attach import load_adapters, saved_config
 from swift.tuners.methods import METHODS, kind_of, method_of
 from swift.tuners.own.methods import is_own, merge_own
+from swift.tuners.plugin import is_plugged
 from swift.tuners.probe import prompt_logits
 
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
@@ -36,6 +37,11 @@ def merge(model: PreTrainedModel, adapters: Sequence[str | Path]) -> PreTrainedM
     if not adapters:
         raise ModelError("There is nothing to merge: --adapters names no adapter.")
     folders = [adapter_folder(str(path)) for path in adapters]
+    if any(is_plugged(folder) for folder in folders):
+        raise ModelError(
+            f"--adapters {' '.join(map(str, folders))} cannot be merged: how a tuner of your own changes weights is not "
+            f"known here. Use it unmerged, with --adapters."
+        )
     if any(is_own(folder) for folder in folders):
         return merge_own(model, folders)
     for path in adapters:

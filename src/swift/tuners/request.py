@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -19,11 +20,13 @@ class Run:
     total_steps: optimizer steps of the whole training; None when there is none, as in inference.
     backward: computes gradients of the training loss on rows of the training data, given the model; None when there
     are no rows.
+    values: all options of the command by name, for tuners of one's own.
     """
 
     new_token_ids: Sequence[int] = ()
     total_steps: int | None = None
     backward: Callable[[nn.Module], None] | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
