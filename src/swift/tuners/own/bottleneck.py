@@ -16,7 +16,7 @@ from transformers.activations import ACT2FN
 
 from swift.core.errors import UsageError
 from swift.core.registry import nearest
-from swift.tuners.own.layers import device_of, hidden_size, mlps
+from swift.tuners.own.layers import device_of, hidden_size, linear_in_type, mlps
 
 NAME = "bottleneck"
 """Under which it stands in the MLP that it follows."""
@@ -34,7 +34,7 @@ class Bottleneck(nn.Module):
     """y = h + U act(D h + a) + b for the output h of an MLP, with D [L, D] and U [D, L] (section 2.1).
 
     U and b begin at zero, so that the model is at first what it was: the near-identity that the paper asks for, exactly.
-    The weights are float32 whatever the type of the model; the result has the type of h.
+    The weights are float32 whatever the type of the model, and computed with in the type of h.
     """
 
     def __init__(self, width: int, config: BottleneckConfig, act: Callable[[Tensor], Tensor]) -> None:
@@ -47,8 +47,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
         """The hidden states with what the bottleneck adds."""
-        added_BTD = self.up(self.act(self.down(hidden_BTD.to(self.down.weight.dtype))))
-        return hidden_BTD + added_BTD.to(hidden_BTD.dtype)
+        inner_BTL = self.act(linear_in_type(hidden_BTD, self.down))
+        return hidden_BTD + linear_in_type(inner_BTL, self.up).to(hidden_BTD.dtype)
 
     def follow(self, _module: nn.Module, _inputs: Any, output: Any) -> Any:
         """The output of the MLP, changed; experts give their router's scores along, which stay."""

@@ -1,11 +1,15 @@
-"""This file knows where the layers of a language model are, and what a layer calls its MLP."""
+"""This file knows where the layers of a language model are, and how something is added to them.
+
+Axes: B rows, T tokens, D channels of hidden states.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from swift.core.errors import ModelError
@@ -42,6 +46,15 @@ def mlps(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
                 f"an adapter could stand. It has: {', '.join(children)}. Use --tuner_type lora."
             )
         yield f"{prefix}.{index}.{found}", children[found]
+
+
+def linear_in_type(hidden_BTD: Tensor, layer: nn.Linear) -> Tensor:
+    """A linear layer computed in the type of what it is given, whatever type its weights are kept in.
+
+    So a model in bfloat16 keeps no copy of its hidden states in float32 for the backward pass.
+    """
+    bias = None if layer.bias is None else layer.bias.to(hidden_BTD.dtype)
+    return linear(hidden_BTD, layer.weight.to(hidden_BTD.dtype), bias)
 
 
 def hidden_size(model: PreTrainedModel) -> int:

@@ -18,7 +18,7 @@ from swift.tuners.own.bottleneck import BottleneckConfig, add_bottlenecks
 from swift.tuners.own.folder import CONFIG, Tuning, carry, drop, is_own, misfit, tuning_of
 from swift.tuners.own.layers import decoder_layers
 from swift.tuners.own.llamapro import LlamaProConfig, expand
-from swift.tuners.own.reft import ReftConfig, add_interventions
+from swift.tuners.own.reft import ReftConfig, add_interventions, fix_directions
 from swift.tuners.request import Request
 from swift.tuners.targets import modules_to_save
 
@@ -32,12 +32,14 @@ class OwnMethod:
 
     config: a dataclass of its settings. apply: changes the model and names the new modules. options: option -> the
     field of `config` it sets. unmergeable: why its effect is no matter of weights; None when it can be merged.
+    fix: what is computed once and for all in a model that learns no more.
     """
 
     config: Callable[..., Any]
     apply: Callable[[PreTrainedModel, Any], list[str]]
     options: Mapping[str, str]
     unmergeable: str | None
+    fix: Callable[[PreTrainedModel], None] = lambda _: None
 
 
 OWN_METHODS = {
@@ -61,6 +63,7 @@ OWN_METHODS = {
             "reft_args": "args",
         },
         "it edits what layers put out, on the way from one to the next, where the model has no weight",
+        fix_directions,
     ),
 }  # fmt: skip
 """`--tuner_type` -> the method."""
@@ -103,7 +106,8 @@ def load_own(model: PreTrainedModel, folders: Sequence[Path]) -> PreTrainedModel
             f"--adapters {' '.join(map(str, folders))}: adapters made by --tuner_type {', '.join(OWN_METHODS)} are used "
             f"one at a time, and not beside others. Give one of them."
         )
-    _load(model, folders[0])
+    tuning = _load(model, folders[0])
+    OWN_METHODS[tuning.method].fix(model)
     return model.requires_grad_(False).eval()
 
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 from swift.core.errors import UsageError
-from swift.tuners.own.layers import decoder_layers, device_of, hidden_size
+from swift.tuners.own.layers import decoder_layers, device_of, hidden_size, linear_in_type
 
 NAME = "reft"
 """Under which it stands in the layer whose output it edits."""
@@ -87,9 +87,15 @@ class Directions(nn.Module):
         columns_DR, upper_RR = torch.linalg.qr(self.weight)
         return columns_DR * upper_RR.diagonal().sign()
 
+    def fixed(self) -> Directions:
+        """The same directions, computed once: for a model that learns no more and is asked for many tokens."""
+        made = Directions(*self.weight.shape, orthonormal=False)
+        made.weight = nn.Parameter(self().detach(), requires_grad=False)
+        return made
+
 
 class Intervention(nn.Module):
-    """One edit, in float32 whatever the type of the model; the result has the type of what is edited.
+    """One edit. Its weights are float32 whatever the type of the model, and computed with in the type of what is edited.
 
     act_fn: on W h + b. dropout: on the edited state, as the authors have it. add_bias: t has a learnt bias too.
     """
@@ -106,13 +112,16 @@ class Intervention(nn.Module):
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
         """The edited hidden states."""
-        columns_DR = self.directions()
-        h_BTD = hidden_BTD.to(columns_DR.dtype)
-        change = self.act(self.source(h_BTD)) if isinstance(self.source, nn.Linear) else self.source
+        kind = hidden_BTD.dtype
+        columns_DR = self.directions().to(kind)
+        if isinstance(self.source, nn.Linear):
+            change = self.act(linear_in_type(hidden_BTD, self.source))
+        else:
+            change = self.source.to(kind)
         if self.form.subtracts:
-            said_BTR = h_BTD @ columns_DR
-            change = change - (said_BTR if self.bias is None else said_BTR + self.bias)
-        return self.dropout((h_BTD + change @ columns_DR.T).to(hidden_BTD.dtype))
+            said_BTR = hidden_BTD @ columns_DR
+            change = change - (said_BTR if self.bias is None else said_BTR + self.bias.to(kind))
+        return self.dropout(hidden_BTD + (change @ columns_DR.T).to(kind))
 
     def edit(self, _layer: nn.Module, _inputs: Any, output: Any) -> Any:
         """The output of a layer, edited; what a layer gives beside its hidden states stays."""
@@ -142,6 +151,13 @@ def add_interventions(model: PreTrainedModel, config: ReftConfig) -> list[str]:
         layers[number].add_module(NAME, intervention)
         layers[number].register_forward_hook(intervention.edit)
     return [f"{prefix}.{number}.{NAME}" for number in chosen]
+
+
+def fix_directions(model: PreTrainedModel) -> None:
+    """Compute the directions of every edit once, in a model that learns no more."""
+    for module in model.modules():
+        if isinstance(module, Intervention):
+            module.directions = module.directions.fixed()
 
 
 def checked_arguments(config: ReftConfig) -> dict[str, Any]:
