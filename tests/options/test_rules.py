@@ -268,7 +268,7 @@ CONTRADICTIONS = {
         commands.Sft, {**TRAIN, "tuner_type": "boft", "boft_block_size": 4, "boft_block_num": 2}, {}, "--boft_block_num",
     ),
     "a_tuner_is_known": (commands.Sft, {**TRAIN, "tuner_type": "lorra"}, {}, "Did you mean lora?"),
-    "matrices_can_begin_so": (commands.Sft, {**TRAIN, "init_weights": "loftq"}, {}, "makes up for what quantization loses"),
+    "matrices_can_begin_so": (commands.Sft, {**TRAIN, "init_weights": "loftq"}, {}, "makes up for what quantization loses. Begin"),
     "bare_parameters_have_plain_lora": (
         commands.Sft, {**TRAIN, "target_parameters": ["experts.down_proj"], "use_dora": True, "lora_dropout": 0.1}, {},
         "Add --lora_dropout 0 --use_dora false.",

@@ -108,6 +108,8 @@ def trainer_of(
         return SupervisedTrainer(model, prepared.arguments, feed(prepared), companions, training, callbacks)
     goal = Goal(prepared.head, objective_of(prepared.head, training.loss_type), training.eval_metric)
     return RepresentationTrainer(model, prepared.arguments, feed(prepared), companions, goal, callbacks)
+
+
 def loading_of(command: Sft) -> unsloth.Loading:
     """How Unsloth loads the model of a command."""
     length = command.template.max_length

@@ -41,9 +41,9 @@ def matrices_can_begin_so(case: Case) -> Words | None:
         )
     if name == "loftq":
         return Words(
-            "--init_weights loftq makes up for what quantization loses, and quantization on loading is not available yet. "
-            "Without it the adapter begins best with true, pissa or lora-ga.",
-            "--init_weights loftq 用于弥补量化损失，而加载时量化暂不可用。不量化时请使用 true、pissa 或 lora-ga。",
+            "--init_weights loftq is not available yet: an adapter that makes up for what quantization loses. Begin with "
+            "true, or without quantization with pissa or lora-ga.",
+            "--init_weights loftq 暂不可用：用于弥补量化损失的初始化。请使用 true；不量化时也可使用 pissa 或 lora-ga。",
         )
     if kind == "adalora" and name not in {"true", "false"}:
         return Words(

@@ -33,7 +33,7 @@ class Loading:
     """
 
     max_length: int
-    bits: int | None
+    bits: int | str | None
     recompute: bool
     seed: int
 
