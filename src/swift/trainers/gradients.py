@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -38,13 +38,18 @@ def first_batches(samples: Any, collate: Collate, options: TunerVariantOptions, 
             get_logger().warning(
                 "LoRA-GA looks at %d rows: there are no %d x %d", len(drawn), count, size
             )  # fmt: skip
-    batches = [collate([cut(sample, length) for sample in group]) for group in groups if group]
+    batches = [collate([cut(sample, length) for sample in flat(group)]) for group in groups if group]
     if not any((batch["labels"] != IGNORED).any() for batch in batches):
         raise DataError(
             f"--lora_ga_max_length {length} cuts off all that is learnt of the rows that LoRA-GA looks at. Raise it, or "
             f"--lora_ga_iters."
         )
     return batches
+
+
+def flat(items: Iterable[Any]) -> list[Sample]:
+    """The samples of items, each of which is a sample or a pack of them."""
+    return [sample for item in items for sample in (item if isinstance(item, list) else [item])]
 
 
 def cut(sample: Sample, length: int) -> Sample:
