@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from swift.core import environment
+from swift.core import environment, phases
 from swift.core.errors import SwiftError, UsageError
 from swift.core.registry import nearest
 from swift.options.conditions import Words
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{head}\n{listed}\n{see}", file=sys.stderr)
         return error.exit_code
     except SwiftError as error:
-        print(f"swift {name}: {error}", file=sys.stderr)
+        print(f"swift {name}{_who()}: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         return 1  # the reader of our output has gone: `swift sft --help | head`
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(say("interrupted", language, command=name), file=sys.stderr)
         return 130
     except Exception as error:  # noqa: BLE001 (the boundary of the process: no bare traceback reaches a user)
-        print(_unexpected(name, error, language), file=sys.stderr)
+        print(_unexpected(f"{name}{_who()}", error, language), file=sys.stderr)
         return 1
 
 
@@ -126,6 +126,7 @@ def _command(name: str, argv: list[str], language: str) -> int:
         raise UsageError(say("later_command", language, command=name))
     launch.settle_threads()
     launch.relaunch(name, argv)
+    launch.end_with_launcher()
     return _run(address, command)
 
 
@@ -220,11 +221,16 @@ def _colours() -> bool:
     return sys.stdout.isatty() and not environment.NO_COLOR.is_set()
 
 
+def _who() -> str:
+    """Which of several processes speaks, and what it was doing; nothing when there is one."""
+    return f" ({phases.where()})" if environment.world_size() > 1 else ""
+
+
 def _unexpected(name: str, error: Exception, language: str) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"swift {name}: the disk is full ({error.filename or 'no file named'}). Free some space and start again."
     with tempfile.NamedTemporaryFile(
-        "w", prefix=f"swift-{name}-", suffix=".log", delete=False, encoding="utf-8"
+        "w", prefix=f"swift-{name.partition(' ')[0]}-", suffix=".log", delete=False, encoding="utf-8"
     ) as file:
         traceback.print_exception(error, file=file)
     if environment.LOG_LEVEL.get() == "DEBUG":

@@ -7,7 +7,9 @@ imported. It is the only file that writes the environment.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
+import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +20,8 @@ from swift.core.logs import get_logger
 
 DISTRIBUTED = ("pt", "sft", "rlhf", "infer")
 """The commands that run in several processes."""
+_SET_SIGNAL_OF_PARENTS_DEATH = 1
+"""PR_SET_PDEATHSIG of linux/prctl.h."""
 
 
 def settle_threads() -> None:
@@ -54,9 +58,18 @@ def relaunch(command: str, argv: Sequence[str]) -> None:
     asked = environment.NPROC_PER_NODE.is_set() or environment.NNODES.is_set()
     if command not in DISTRIBUTED or not asked or environment.TORCHELASTIC_RUN_ID.is_set():
         return
+    # Within half a minute of a failure nothing of the run is left, whatever the other processes wait for.
+    grace = environment.TORCH_ELASTIC_SHUTDOWN_TIMEOUT
+    os.environ.setdefault(grace.name, grace.get() or "")
     line = [sys.executable, "-m", "torch.distributed.run", *torchrun_options(), "-m", "swift", command, *argv]
     get_logger().info("starting %s", " ".join(line[1:]))
     os.execv(sys.executable, line)
+
+
+def end_with_launcher() -> None:
+    """Let a process of torchrun be told to stop (SIGTERM) when torchrun is killed, instead of going on for nobody."""
+    if environment.TORCHELASTIC_RUN_ID.is_set() and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_SIGNAL_OF_PARENTS_DEATH, signal.SIGTERM)
 
 
 def leave(code: int) -> int:

@@ -177,3 +177,99 @@ def test_a_plugin_is_imported_once(place, tmp_path):
     assert (tmp_path / "loaded").read_text() == "xx"
     with pytest.raises(UsageError, match=r"--external_plugins .*absent.py is no file"):
         load_plugin(tmp_path / "absent.py")
+
+
+# ------------------------------------------------------------------------------------------------- going on by itself
+
+
+class Dies(logging.Handler):
+    """Ends the training with an error once a checkpoint has been saved."""
+
+    def __init__(self, checkpoint: str) -> None:
+        super().__init__()
+        self.checkpoint = checkpoint
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith("saved") and record.getMessage().endswith(self.checkpoint):
+            raise ZeroDivisionError
+
+
+@pytest.mark.parameter("use_flash_ckpt")
+def test_a_run_that_was_cut_off_is_gone_on_with_by_the_same_command(place, tmp_path, said):
+    words = ["--max_steps", "6", "--save_steps", "2", "--use_flash_ckpt", "true", "--lora_dropout", "0.3"]
+    whole = train(place, tmp_path / "whole", *words)
+    impulse = Dies("checkpoint-2")
+    logging.getLogger("swift").addHandler(impulse)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            train(place, tmp_path / "cut", *words)
+    finally:
+        logging.getLogger("swift").removeHandler(impulse)
+    said.clear()
+    last = train(place, tmp_path / "cut", *words)
+    assert any(line.startswith("going on from") and "v0-" in line and "checkpoint-4" in line for line in said)
+    assert last.parent.name.startswith("v1-")
+    for name in ("adapter_model.safetensors", "optimizer.pt"):
+        assert (last / name).read_bytes() == (whole / name).read_bytes(), name
+    # the second came to its end
+    said.clear()
+    train(place, tmp_path / "cut", *words)
+    assert any("v1-" in line and "came to its end, so this one begins anew" in line for line in said)
+    assert not any(line.startswith("going on from") for line in said)
+
+
+@pytest.mark.parameter("use_flash_ckpt")
+def test_a_run_with_other_options_is_not_gone_on_with_and_says_which(place, tmp_path, said):
+    words = ["--max_steps", "3", "--save_steps", "1", "--use_flash_ckpt", "true"]
+    impulse = Dies("checkpoint-1")
+    logging.getLogger("swift").addHandler(impulse)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            train(place, tmp_path, *words)
+    finally:
+        logging.getLogger("swift").removeHandler(impulse)
+    train(place, tmp_path, *words, "--lora_rank", "4")
+    assert any("was another one" in line and "--lora_rank was 8 and is 4" in line for line in said)
+
+
+@pytest.mark.parameter("resume_only_model")
+@pytest.mark.parameter("ignore_data_skip")
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_the_weights_of_a_checkpoint_are_taken_alone(place, tmp_path, said, kind):
+    words = ["--max_steps", "4", "--save_steps", "2", "--tuner_type", kind, "--save_only_model", "true"]
+    first = train(place, tmp_path / "first", *words)
+    with pytest.raises(RunError, match="--resume_only_model true"):
+        train(place, tmp_path / "x", *words, "--resume_from_checkpoint", str(first))
+    half = ["--resume_from_checkpoint", str(first.parent / "checkpoint-2"), "--resume_only_model", "true"]
+    on = train(place, tmp_path / "on", *words, *half)
+    anew = train(place, tmp_path / "anew", *words, *half, "--ignore_data_skip", "true")
+
+    def steps(last: Path) -> list[str]:
+        lines = (json.loads(line) for line in (last.parent / "logging.jsonl").read_text().splitlines())
+        return [line["global_step/max_steps"] for line in lines if "loss" in line]
+
+    assert steps(on) == ["3/4", "4/4"]
+    assert steps(anew) == ["1/4", "2/4", "3/4", "4/4"]
+    assert any("its weights alone; steps and rows begin anew" in line for line in said)
+
+
+def test_a_second_training_in_a_folder_is_refused_before_anything_is_written(place, tmp_path):
+    import multiprocessing
+
+    from swift.trainers.claims import Claim
+
+    def hold(end) -> None:
+        with Claim(tmp_path).take():
+            end.send(None)
+            end.recv()
+
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=hold, args=(theirs,))
+    process.start()
+    ours.recv()
+    with pytest.raises(RunError, match=f"is being written by process {process.pid}"):
+        train(place, tmp_path, "--max_steps", "1", "--add_version", "false")
+    assert not (tmp_path / "args.json").exists()
+    process.kill()
+    process.join()
+    assert train(place, tmp_path, "--max_steps", "1", "--add_version", "false")

@@ -212,6 +212,9 @@ CONTRADICTIONS = {
     "sharding_places_the_weights": (
         commands.Sft, {**TRAIN, "deepspeed": "zero2", "device_map": "auto"}, {}, "--deepspeed and --device_map",
     ),
+    "shards_are_written_while_training_waits": (
+        commands.Sft, {**TRAIN, "deepspeed": "zero2", "use_flash_ckpt": True}, {}, "--deepspeed and --use_flash_ckpt",
+    ),
     "liger_is_for_text_on_one_device": (
         commands.Sft, {**TRAIN, "use_liger_kernel": True, "device_map": "auto"}, {}, "--use_liger_kernel",
     ),

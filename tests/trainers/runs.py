@@ -20,6 +20,7 @@ from swift.options.tracking import TrackingOptions
 from swift.options.training import TrainingOptions
 from swift.trainers.arguments import training_arguments
 from swift.trainers.base import Companions, Feed
+from swift.trainers.outputs import Continuation
 from swift.trainers.session import Outcome, Session, open_session
 from swift.trainers.supervised import SupervisedTrainer
 
@@ -91,17 +92,17 @@ def prepare(folder: Path, *, model: Any = None, train: list[Sample] | None = Non
             training.train_dataloader_shuffle,
             training.group_by_length,
         ),
-        Companions(tiny.tokenizer(), tiny.CHATML),
+        Companions(tiny.tokenizer(), tiny.CHATML, background=training.use_flash_ckpt),
         training,
         session.callbacks,
     )
     return Run(trainer, session)
 
 
-def train(folder: Path, *, resume: Path | None = None, **settings: Any) -> Run:
+def train(folder: Path, *, resume: Path | Continuation | None = None, **settings: Any) -> Run:
     """Prepare and train."""
     run = prepare(folder, **settings)
-    run.outcome = run.session.run(run.trainer, resume, {})
+    run.outcome = run.session.run(run.trainer, Continuation(resume) if isinstance(resume, Path) else resume, {})
     return run
 
 

@@ -29,6 +29,7 @@ from swift.trainers.arguments import training_arguments
 from swift.trainers.base import Companions, Feed
 from swift.trainers.isolation import isolate
 from swift.trainers.objectives import objective_of
+from swift.trainers.outputs import Continuation
 from swift.trainers.representation import Goal, RepresentationTrainer
 from swift.trainers.session import open_session
 
@@ -120,5 +121,5 @@ def prepare(folder: Path, base: Path, task: str, *, train: Any = None, val: Any 
 
 def train(folder: Path, base: Path, task: str, *, resume: Path | None = None, **settings: Any) -> Run:
     run = prepare(folder, base, task, **settings)
-    run.outcome = run.session.run(run.trainer, resume, {})
+    run.outcome = run.session.run(run.trainer, Continuation(resume) if resume else None, {})
     return run

@@ -18,6 +18,7 @@ from test_trainers_optimizers import ACROSS
 
 import own_tuning
 import tiny
+from swift.trainers.checkpoints import MANIFEST, damage
 from swift.trainers.lisa import Lisa
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -106,6 +107,28 @@ def test_own_tuners_and_lisa_train_in_two_processes_what_they_train_in_one(tmp_p
         assert runs.equal(one, other), name
         assert runs.distance(one, weights) < 2e-4, name
     assert "needs --ddp_find_unused_parameters true" in results(tmp_path)[0]["refused"]
+
+
+@pytest.mark.parameter("resume_from_checkpoint")
+@pytest.mark.parameter("use_flash_ckpt")
+def test_one_process_goes_on_with_what_two_saved_and_two_with_what_one_saved(tmp_path):
+    alone = {"train": runs.samples(18), "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 8,
+             "save_strategy": "steps", "save_steps": 3}  # fmt: skip
+    one = runs.train(tmp_path / "one", **alone)
+    done = launch("sizes", tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = results(tmp_path)
+    assert first["same"] == second["same"] == [True, True]
+    for folder in ("pair", "beside"):
+        for step in (3, 6, 8):
+            checkpoint = tmp_path / folder / f"checkpoint-{step}"
+            assert damage(checkpoint) == []
+            files = json.loads((checkpoint / MANIFEST).read_text())["files"]
+            assert {"rng_state_0.pth", "rng_state_1.pth", "optimizer.pt", "position.json"} <= set(files)
+    by_one = runs.train(tmp_path / "by-one", resume=tmp_path / "pair" / "checkpoint-6", **alone)
+    for history in (first["whole"], first["from_one"], by_one.history):
+        assert [entry["step"] for entry in history if "loss" in entry] == list(range(1, 9))
+        assert logged(history, "loss") == pytest.approx(one.logged("loss"), rel=1e-4)
 
 
 @pytest.mark.parameter("save_on_each_node")

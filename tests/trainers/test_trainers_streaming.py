@@ -255,7 +255,11 @@ def test_two_processes_train_on_a_stream_what_one_trains(tmp_path):
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     line = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", str(WORKER)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{WORKER.parents[1]}:{WORKER.parent}"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{WORKER.parents[1]}:{WORKER.parent}:{os.environ.get('PYTHONPATH', '')}",
+    }
     done = subprocess.run([*line, str(tmp_path)], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     results = [json.loads((tmp_path / f"result-{rank}.json").read_text()) for rank in (0, 1)]

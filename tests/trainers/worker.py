@@ -142,6 +142,23 @@ def tasks(folder: Path) -> dict:
     return found
 
 
+def sizes(folder: Path) -> dict:
+    """Save by two processes, at once and while training goes on; and go on from what one process has saved."""
+    import runs
+
+    shape = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "average_tokens_across_devices": True}
+    settings = {**shape, "train": runs.samples(18), "max_steps": 8, "save_strategy": "steps", "save_steps": 3}
+    whole = runs.train(folder / "pair", **settings)
+    beside = runs.train(folder / "beside", use_flash_ckpt=True, **settings)
+    resumed = runs.train(folder / "resumed", resume=folder / "beside" / "checkpoint-6", **settings)
+    from_one = runs.train(folder / "from-one", resume=folder / "one" / "checkpoint-6", **settings)
+    return {
+        "whole": whole.history,
+        "from_one": from_one.history,
+        "same": [runs.equal(run.weights(), whole.weights()) for run in (beside, resumed)],
+    }
+
+
 def timeout(folder: Path) -> dict:
     """The first process waits for a second one that does not come."""
     if environment.rank() == 1:
@@ -151,8 +168,8 @@ def timeout(folder: Path) -> dict:
 
 
 CASES = {
-    "equivalence": equivalence, "optimizers": optimizers, "nodes": nodes, "packing": packing, "tasks": tasks,
-    "timeout": timeout, "tuners": tuners,
+    "equivalence": equivalence, "optimizers": optimizers, "nodes": nodes, "packing": packing, "sizes": sizes,
+    "tasks": tasks, "timeout": timeout, "tuners": tuners,
 }  # fmt: skip
 
 

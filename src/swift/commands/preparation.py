@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from swift.chat.render import Renderer
 from swift.commands.begin import begin, settle
 from swift.commands.task_settings import aim_of, renders_for
-from swift.core import environment
+from swift.core import environment, phases
 from swift.core.errors import RunError
 from swift.core.logs import get_logger
 from swift.data.collate import Flattened, Padded
@@ -34,12 +34,16 @@ from swift.models.precision import mixed_precision
 from swift.models.processor import load_tokenizer
 from swift.models.tasks import head_of
 from swift.options.commands import Sft
-from swift.options.saved import write_args
+from swift.options.saved import FILE_NAME, differences, write_args
 from swift.options.training import TrainingOptions
 from swift.trainers import processes
 from swift.trainers.arguments import Arguments, training_arguments, without_evaluation
 from swift.trainers.base import Companions
-from swift.trainers.outputs import make_folder, next_version, resumable
+from swift.trainers.checkpoints import tidy
+from swift.trainers.claims import Claim, is_held
+from swift.trainers.journal import FILE_NAME as JOURNAL
+from swift.trainers.journal import has_finished
+from swift.trainers.outputs import Continuation, make_folder, new_folder, newest_good, resumable, versions
 
 Data = LoadedData | LazyData | StreamedData
 
@@ -48,26 +52,28 @@ Data = LoadedData | LazyData | StreamedData
 class Prepared:
     """A run up to its model.
 
-    command: with every value decided. resume: the checkpoint to go on from. folder: of this run, where args.json and
-    the rows that were held back or refused stand already. head: of tasks other than writing. aim: what samples are for.
+    command: with every value decided. resume: what to go on from. folder: of this run, where args.json and the rows
+    that were held back or refused stand already. claim: the hold on that folder, until the run ends. head: of tasks
+    other than writing. aim: what samples are for.
     """
 
     command: Sft
     info: ModelInfo
-    resume: Path | None
+    resume: Continuation | None
     arguments: Arguments
     tokenizer: PreTrainedTokenizerBase
     renderer: Renderer
     data: Data
     folder: Path
+    claim: Claim
     head: Head | None = None
     aim: Aim = SUPERVISED
 
     @property
     def adapters(self) -> list[str]:
         """The adapters to train on: that of the checkpoint to go on from, else those of `--adapters`."""
-        if self.resume and is_adapter(self.resume):
-            return [str(self.resume)]
+        if self.resume and is_adapter(self.resume.checkpoint):
+            return [str(self.resume.checkpoint)]
         return [str(folder) for folder in self.info.adapters]
 
     @property
@@ -83,8 +89,9 @@ class Prepared:
         """What is saved beside the weights; files that do not exist are left out."""
         files = (self.folder / "args.json", self.info.path / "generation_config.json", *saved_files(self.info))
         return Companions(
-            self.tokenizer, self.renderer.saved_chat_template(), tuple(file for file in files if file.is_file())
-        )
+            self.tokenizer, self.renderer.saved_chat_template(), tuple(file for file in files if file.is_file()),
+            self.command.training.use_flash_ckpt,
+        )  # fmt: skip
 
 
 def prepare(command: Sft) -> Prepared:
@@ -96,9 +103,9 @@ def prepare(command: Sft) -> Prepared:
     command, info = settle(command, model_info(command.model, access(command.general)))
     if command.training.check_model:
         check_weights(info)
-    resume = resumed(command)
     base = make_folder(Path(command.training.output_dir or "output").expanduser().absolute())
     processes.join(command.general, "cuda" if torch.cuda.is_available() else "cpu")
+    resume = processes.made_once(lambda: resumed(command, base), command.general.ddp_timeout)
     arguments = training_arguments(
         command.training, command.general,
         output_dir=base, precision=mixed_precision(info.dtype), extra=command.extra,
@@ -106,24 +113,32 @@ def prepare(command: Sft) -> Prepared:
     )  # fmt: skip
     tokenizer = load_tokenizer(info, command.model.new_special_tokens)
     renderer = Renderer(tokenizer, command.template, layout=layout_for(info, command.template, tokenizer))
+    phases.enter("preparing rows")
     aim = aim_of(command.model, command.data.data_seed)
     head = None if aim == SUPERVISED else head_of(info, command.model, tokenizer)
     data = load(command, renderer, HubAccess(command.general.use_hf, command.general.hub_token), aim)
     if data.val is None:
         arguments = without_evaluation(arguments)
-    folder = run_folder(base, command.training)
+    folder, claim = run_folder(base, command.training)
     arguments.output_dir = str(folder)
     if environment.rank() == 0:
         write_args(command, folder)
         write_accounts(data, folder)
-    return Prepared(command, info, resume, arguments, tokenizer, renderer, data, folder, head, aim)
+    return Prepared(command, info, resume, arguments, tokenizer, renderer, data, folder, claim, head, aim)
 
 
-def resumed(command: Sft) -> Path | None:
-    """The checkpoint of `--resume_from_checkpoint`, which must hold what `--tuner_type` trains."""
-    if command.training.resume_from_checkpoint is None:
+def resumed(command: Sft, base: Path) -> Continuation | None:
+    """What `--resume_from_checkpoint` goes on from, which must hold what `--tuner_type` trains.
+
+    Without it, `--use_flash_ckpt` goes on with what an earlier run in `base` left unfinished.
+    """
+    training = command.training
+    if training.resume_from_checkpoint is not None:
+        checkpoint = resumable(training.resume_from_checkpoint, training.resume_only_model)
+    else:
+        checkpoint = unfinished(command, base) if training.use_flash_ckpt else None
+    if checkpoint is None:
         return None
-    checkpoint = resumable(command.training.resume_from_checkpoint)
     full = command.method.tuner_type == "full"
     if full and is_adapter(checkpoint):
         raise RunError(
@@ -131,15 +146,50 @@ def resumed(command: Sft) -> Path | None:
         )
     if not full and not is_adapter(checkpoint):
         raise RunError(f"{checkpoint} holds a whole model, and not an adapter. Go on with --tuner_type full.")
-    get_logger().info("going on from %s: weights, optimizer, schedule, random state and place in the data", checkpoint)
-    return checkpoint
+    continuation = Continuation(checkpoint, training.resume_only_model, training.ignore_data_skip)
+    get_logger().info("going on from %s: %s", checkpoint, continuation.what())
+    return continuation
 
 
-def run_folder(base: Path, training: TrainingOptions) -> Path:
-    """The folder of this run, the same on all processes: a new version inside `base`, or `base` itself."""
-    folder = processes.told(next_version(base, datetime.now())) if training.add_version else base
+def unfinished(command: Sft, base: Path) -> Path | None:
+    """The newest good checkpoint of the run before this one in `base`, when the same command did not come to its end.
+
+    A run that was killed before its first checkpoint leaves it to the one that it went on from.
+    """
+    for run in versions(base)[::-1] if command.training.add_version else [base]:
+        if is_held(run) or not (run / FILE_NAME).is_file():
+            continue
+        if has_finished(run / JOURNAL):
+            get_logger().info("--use_flash_ckpt: the run of %s came to its end, so this one begins anew", run)
+            return None
+        changed = differences(command, run)
+        if changed:
+            get_logger().warning(
+                "--use_flash_ckpt: the run of %s was another one, so this one begins anew: %s", run, "; ".join(changed)
+            )
+            return None
+        checkpoint = newest_good(run, False, [])
+        if checkpoint is not None:
+            return checkpoint
+    return None
+
+
+def run_folder(base: Path, training: TrainingOptions) -> tuple[Path, Claim]:
+    """The folder of this run, the same on all processes: a new version inside `base`, or `base` itself.
+
+    The first process holds it. Raises RunError when another run does.
+    """
+
+    def chosen() -> Path:
+        folder = new_folder(base, datetime.now()) if training.add_version else base
+        claim.append(Claim(folder).take())
+        tidy(folder)
+        return folder
+
+    claim: list[Claim] = []
+    folder = make_folder(processes.decided(chosen))
     get_logger().info("output folder: %s", folder)
-    return make_folder(folder)
+    return folder, claim[0] if claim else Claim(folder)
 
 
 def load(command: Sft, renderer: Renderer, hub: HubAccess, aim: Aim) -> Data:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from swift.commands import check
 from swift.commands.preparation import Data, Prepared, is_flat, prepare
-from swift.core import environment
+from swift.core import environment, phases
 from swift.core.errors import UsageError
 from swift.core.logs import get_logger
 from swift.data.groups import GroupSet
@@ -35,6 +35,7 @@ from swift.trainers.objectives import objective_of
 from swift.trainers.representation import Goal, RepresentationTrainer
 from swift.trainers.session import Outcome, open_session, say_farewell, statistics
 from swift.trainers.supervised import SupervisedTrainer
+from swift.trainers.watchdog import Watchdog
 from swift.tuners import unsloth
 from swift.tuners.attach import attach
 from swift.tuners.own.layers import decoder_layers
@@ -51,7 +52,14 @@ def run(command: Sft) -> Path | int | None:
     """
     if command.proof.dry_run:
         return check.run(command)
-    prepared = prepare(command)
+    with Watchdog.of_environment():
+        prepared = prepare(command)
+        with prepared.claim:
+            return fit(prepared)
+
+
+def fit(prepared: Prepared) -> Path | None:
+    """Train what is prepared. Returns the folder of the last checkpoint, None when none was saved."""
     command, data = prepared.command, prepared.data
     model = learner(prepared)
     table = parameter_table(model)
@@ -75,6 +83,7 @@ def run(command: Sft) -> Path | int | None:
 def learner(prepared: Prepared) -> PreTrainedModel | PeftModel:
     """The model with its weights, ready to learn what `--tuner_type` trains."""
     command = prepared.command
+    phases.enter("loading the model")
     if command.method.tuner_backend == "unsloth":
         return unsloth.learner(
             prepared.info, command.method.tuner_type, command.tuner, loading_of(command), prepared.adapters

@@ -124,6 +124,12 @@ GENERATIVE_RERANKER_POSITIVE_TOKEN = Variable(
 GENERATIVE_RERANKER_NEGATIVE_TOKEN = Variable(
     "GENERATIVE_RERANKER_NEGATIVE_TOKEN", "The token by which it says that a document does not match.", "no"
 )
+SWIFT_WATCHDOG = Variable(
+    "SWIFT_WATCHDOG",
+    "Seconds after which a step, an evaluation, a checkpoint or the preparation of rows counts as hanging: every process "
+    "then shows where all its threads are, and goes on. 0 watches nothing.",
+    "600",
+)
 
 MANUAL = (
     CUDA_VISIBLE_DEVICES, ASCEND_RT_VISIBLE_DEVICES, MODELSCOPE_CACHE, PYTORCH_CUDA_ALLOC_CONF, NPROC_PER_NODE,
@@ -136,6 +142,11 @@ RANK = Variable("RANK", "Rank of this process, set by torchrun.", "0")
 LOCAL_RANK = Variable("LOCAL_RANK", "Rank of this process on its node, set by torchrun.", "0")
 WORLD_SIZE = Variable("WORLD_SIZE", "Number of processes, set by torchrun.", "1")
 LOCAL_WORLD_SIZE = Variable("LOCAL_WORLD_SIZE", "Number of processes on this node, set by torchrun.", "1")
+TORCH_ELASTIC_SHUTDOWN_TIMEOUT = Variable(
+    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT",
+    "Seconds that torchrun leaves the processes of a run to end when one has failed or it is told to stop.",
+    "25",
+)
 TORCHELASTIC_RUN_ID = Variable("TORCHELASTIC_RUN_ID", "Set by torchrun in the processes it starts.")
 LANG = Variable("LANG", "Language of help and errors: Chinese when it begins with zh.", "en")
 DEVICE_TFLOPS = Variable("DEVICE_TFLOPS", "What a device can compute, for --callbacks perf_log; measured when not set.")

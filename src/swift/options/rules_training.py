@@ -308,6 +308,17 @@ def sharding_places_the_weights(case: Case) -> Words | None:
 
 
 @rule(*TRAINING)
+def shards_are_written_while_training_waits(case: Case) -> Words | None:
+    """DeepSpeed and FSDP write their shards together, all processes at the same time."""
+    for name in ("deepspeed", "fsdp"):
+        if case[name] and case["use_flash_ckpt"]:
+            return exclusive(
+                case, name, "use_flash_ckpt", "shards are written by all processes together", "分片由所有进程共同写出"
+            )
+    return None
+
+
+@rule(*TRAINING)
 def liger_is_for_text_on_one_device(case: Case) -> Words | None:
     """Its kernels know one device and one head."""
     if not case["use_liger_kernel"] or (not case["device_map"] and case["task_type"] == "causal_lm"):

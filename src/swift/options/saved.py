@@ -17,6 +17,8 @@ from swift.options.data import DataOptions
 from swift.options.declare import Command, Origin, Source, flags
 
 FILE_NAME = "args.json"
+ABOUT = "swiftlet"
+"""The key of the file that no option has."""
 
 ALWAYS = ("tuner_type", "task_type", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
 """Read back whatever this command's own value is, unless the user asked for another."""
@@ -36,6 +38,8 @@ PATHS = (
     "custom_dataset_info",
 )  # fmt: skip
 """Written as absolute paths when they name something on this disk, so that a later command finds it from anywhere."""
+WHERE = ("output_dir", "add_version", "resume_from_checkpoint", "resume_only_model", "ignore_data_skip", "logging_dir")
+"""What says where a run begins and writes, and not what it does."""
 SECRETS = ("_token", "api_key", "secret", "webhook_url")
 """Parts of option names whose text is never written."""
 TRAINING = ("pt", "sft", "rlhf")
@@ -59,8 +63,27 @@ def write_args(command: Command, folder: Path) -> Path:
         "training_arguments": command.extra,
     }
     path = folder / FILE_NAME
-    path.write_text(json.dumps({**values, "swiftlet": about}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({**values, ABOUT: about}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
+
+
+def differences(command: Command, folder: Path) -> list[str]:
+    """The options that the user gave to this command and to the run of `folder` differently, in words.
+
+    What was derived may differ, as it does with another number of processes; so may what says where a run begins and
+    writes.
+    """
+    stored = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+    sources = stored.get(ABOUT, {}).get("sources", {})
+    given = {Origin.FILE, Origin.ENVIRONMENT, Origin.COMMAND_LINE}
+    then = {name for name, source in sources.items() if source.partition(":")[0] in {origin.value for origin in given}}
+    now = {name for name, source in command.sources.items() if source.asked_for}
+    values = json.loads(json.dumps({name: _written(name, value) for name, value in command.values().items()}))
+    return [
+        f"--{name} was {stored.get(name)!r} and is {values[name]!r}"
+        for name in sorted((then | now) - set(WHERE))
+        if name in values and values[name] != stored.get(name)
+    ]
 
 
 def load(command: type[Command], values: Mapping[str, Any], sources: Mapping[str, Source],

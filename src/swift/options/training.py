@@ -134,13 +134,13 @@ class TrainingOptions(Options):
     save_only_model: bool = option(False, when=SAVES)
     """Whether checkpoints hold the weights alone, without what is needed to resume."""
     resume_from_checkpoint: str | None = option(None, important=True)
-    """Checkpoint to continue from: weights, optimizer, random numbers, step and place in the data. Keep the other
-    options as they were."""
-    resume_only_model: bool = option(False, when=RESUMES, later="resuming the weights alone")
+    """Checkpoint to continue from: weights, optimizer, random numbers, step and place in the data. Of the folder of a
+    run, or of several runs, the newest good one is taken. Keep the other options as they were."""
+    resume_only_model: bool = option(False, when=RESUMES)
     """Whether only weights are taken from the checkpoint, not optimizer and random numbers. Trained data is still
     skipped unless `--ignore_data_skip true`."""
-    ignore_data_skip: bool = option(False, when=RESUMES, later="resuming without skipping data")
-    """Whether a resumed training begins again at step 0 and the first row."""
+    ignore_data_skip: bool = option(False, when=RESUMES & given("resume_only_model"))
+    """Whether a training that takes only weights from its checkpoint begins again at step 0 and the first row."""
     ddp_find_unused_parameters: bool | None = option(None, important=True)
     """Whether data parallelism looks for parameters that had no part in a forward pass; torch's own choice when not
     given."""
@@ -220,5 +220,6 @@ class TrainingOptions(Options):
     early_stop_interval: PositiveInt | None = option(None, when=SAVES & EVALUATES)
     """Training ends when the best metric has not improved over this many checkpoints. Set eval_steps and save_steps
     alike."""
-    use_flash_ckpt: bool = option(False, when=SAVES, later="DLRover's flash checkpoints")
-    """Whether checkpoints go to shared memory first and to disk in the background (DLRover)."""
+    use_flash_ckpt: bool = option(False, when=SAVES)
+    """Whether checkpoints are copied to memory and written to disk while training goes on, and a run that was killed is
+    gone on with when its command is given again."""

@@ -6,7 +6,6 @@ the fence around that.
 
 from __future__ import annotations
 
-import copy
 import math
 import shutil
 import warnings
@@ -17,14 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.tuners.trainable_tokens import TrainableTokensLayer as TokenRows
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import (
     EvalPrediction,
-    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -37,24 +34,33 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )  # fmt: skip
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
 from typing_extensions import override
 
 from swift.catalog.components import CALLBACKS, OPTIMIZERS
-from swift.core.errors import ModelError, RunError
+from swift.core import phases
+from swift.core.errors import RunError
 from swift.core.logs import get_logger
 from swift.data.cursor import cursor_files
 from swift.data.sharding import EpochSampler, LengthGroupedSampler
 from swift.data.stream import Share, Stream
 from swift.losses.supervised import IGNORED
+from swift.trainers import processes
 from swift.trainers.adapters import watchers
 from swift.trainers.arguments import Arguments
+from swift.trainers.background import Saver, Snapshot, unchanging
+from swift.trainers.checkpoints import Place, seal, seal_alone, start, written
+from swift.trainers.interruption import StoppedInEvaluation
 from swift.trainers.optimizer_state import check_saved, mark
 from swift.trainers.optimizers import OptimizerCallback
+from swift.trainers.outputs import STATE, Continuation
+from swift.trainers.position import Pace, join_order, read_position
+from swift.trainers.savable import make_savable, save_on_this_node, without_whole_embeddings
 from swift.trainers.streaming import Follower, for_stream
 from swift.tuners.adalora import is_adalora
-from swift.tuners.checkpoints import complete, resume, write
+from swift.tuners.checkpoints import complete, is_read_while_written, resume, write
 
 
 @dataclass(frozen=True)
@@ -89,11 +95,13 @@ class Companions:
 
     chat_template: the template that rendered the training samples, in place of the tokenizer's own.
     files: copied as they are: args.json, the model's own generation_config.json.
+    background: whether checkpoints are written while training goes on (`--use_flash_ckpt`).
     """
 
     tokenizer: PreTrainedTokenizerBase
     chat_template: str | None
     files: tuple[Path, ...] = ()
+    background: bool = False
 
     def write(self, folder: Path) -> None:
         """Put everything into the folder of a checkpoint."""
@@ -120,6 +128,11 @@ class SwiftTrainer(Trainer):
         self.sampler = feed.sampler(args.train_batch_size * args.world_size)
         self.companions = companions
         self._sums: dict[str, Tensor] = {}
+        self.saver = Saver(companions.background)
+        self._snapshot = Snapshot()
+        self._reserved = False
+        self._pace: Pace | None = None
+        self._from: Continuation | None = None
         self.follower: Follower | None = None
         if isinstance(feed.train, Stream):
             args = for_stream(args)
@@ -150,7 +163,7 @@ class SwiftTrainer(Trainer):
             # Reentrant recomputation yields gradients only where an input requires them; embeddings may be frozen.
             model.enable_input_require_grads()  # type: ignore[operator]
         if model.can_generate():  # type: ignore[operator]  # an adapter passes it on
-            _make_savable(model.generation_config)  # type: ignore[arg-type]
+            make_savable(model.generation_config)  # type: ignore[arg-type]
         early = ["early_stop"] if args.early_stop_interval is not None and "early_stop" not in args.callbacks else []
         # in front, so that what they add to a log is in every log, and what they end is ended for all
         self.callback_handler.callbacks[:0] = [CALLBACKS[name](args, self) for name in [*early, *args.callbacks]]
@@ -172,27 +185,92 @@ class SwiftTrainer(Trainer):
 
     @override
     def set_initial_training_values(self, args: TrainingArguments, dataloader: DataLoader[Any]) -> Any:
-        """As transformers counts, but a stream has no end: all its passes are one epoch to transformers."""
-        _, *rest = values = super().set_initial_training_values(args, dataloader)
-        return (1, *rest) if self.follower else values
+        """As transformers counts, but a stream has no end: all its passes are one epoch to transformers.
+
+        In a run that goes on in steps of another size, steps keep counting and the rows that are left are gone through.
+        """
+        epochs, steps, examples, samples, step_rows, batches, max_steps = super().set_initial_training_values(
+            args, dataloader
+        )
+        if self.follower:
+            return 1, steps, examples, samples, step_rows, batches, max_steps
+        self._pace = pace = Pace(steps, step_rows)
+        begin = read_position(self._from.checkpoint) if self._from else None
+        if self._from and begin:
+            join_order(begin, self.sampler)
+            state = TrainerState.load_from_json(str(self._from.checkpoint / STATE))
+            self._pace = pace = pace.going_on(begin, state.global_step)
+        if pace.offset:
+            max_steps += pace.offset if args.max_steps <= 0 else 0
+            epochs = math.ceil((max_steps - pace.offset) / steps)
+        return epochs, steps, examples, samples, step_rows, batches, max_steps
 
     @override
-    def train(
-        self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, ignore_keys_for_eval: Any = None
-    ) -> TrainOutput:
-        """Train, from the beginning or from a checkpoint; a stream goes on where the checkpoint says.
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """The epochs behind, and the batches of the next one, by what a step is in this run."""
+        found = super()._init_training_state(*args, **kwargs)
+        if self._pace is None or not self._pace.offset:
+            return found
+        epochs, steps = self._pace.reached(self.state.global_step)
+        return epochs, steps * self.args.gradient_accumulation_steps
 
-        Raises RunError when the checkpoint was saved in another way of reading than this run has.
+    def go_on(self, continuation: Continuation | None) -> TrainOutput:
+        """Train from the beginning, or from a checkpoint; a stream goes on where the checkpoint says.
+
+        Whatever ends the training, a checkpoint that is being written is finished before. Raises RunError when the
+        checkpoint was saved in another way of reading than this run has, or could not be written.
         """
-        if isinstance(resume_from_checkpoint, str):
-            if self.follower:
-                self.follower.go_to(Path(resume_from_checkpoint))
-            elif cursor_files(Path(resume_from_checkpoint)):
-                raise RunError(
-                    f"--resume_from_checkpoint {resume_from_checkpoint} was saved by a run with --streaming true, which "
-                    "reads rows in another order. Add --streaming true."
-                )
-        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        name = str(continuation.checkpoint) if continuation else None
+        if continuation and continuation.anew:
+            self._load_from_checkpoint(str(continuation.checkpoint))
+            continuation = name = None
+        self._from = continuation
+        if continuation and self.follower:
+            self.follower.go_to(continuation.checkpoint)
+        elif continuation and cursor_files(continuation.checkpoint):
+            raise RunError(
+                f"--resume_from_checkpoint {name} was saved by a run with --streaming true, which reads rows in another "
+                "order. Add --streaming true."
+            )
+        try:
+            return self.train(resume_from_checkpoint=name)
+        finally:
+            self.saver.finish()
+
+    @override
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Go on with the states of a checkpoint, after a look at whether they are of this optimizer.
+
+        With `--resume_only_model` the optimizer begins afresh, and the schedule at the step that was reached.
+        """
+        if self._from is None or not self._from.weights_only:
+            if checkpoint is not None and self.optimizer is not None:
+                check_saved(Path(checkpoint) / OPTIMIZER_NAME, self.optimizer)
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")  # no step of the optimizer came before
+            for _ in range(self.state.global_step):
+                self.lr_scheduler.step()  # type: ignore[union-attr]  # made just before
+
+    @override
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if self._from is None or not self._from.weights_only:
+            super()._load_scaler(checkpoint)
+
+    @override
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Random numbers go on where they were, process by process."""
+        if checkpoint is None or (self._from and self._from.weights_only):
+            return
+        name = "rng_state.pth" if self.args.world_size <= 1 else f"rng_state_{self.args.process_index}.pth"
+        if not (Path(checkpoint) / name).is_file():
+            get_logger().warning(
+                "%s has no %s, because there were more or fewer processes: dropout draws other numbers",
+                checkpoint,
+                name,
+            )
+        super()._load_rng_state(checkpoint)
 
     @override
     def get_batch_samples(
@@ -203,6 +281,11 @@ class SwiftTrainer(Trainer):
         With `--average_tokens_across_devices` the tokens of all processes, else of this one. At least 1, so that a
         step without any learnt token has loss 0.
         """
+        phases.enter(f"in step {self.state.global_step + 1}")
+        self.saver.check()
+        if self.saver.background and not self._reserved and self.state.global_step > self._initial_global_step:
+            self._reserved = True  # a step has been made, so the optimizer has its state
+            self.saver.submit(self._snapshot.reserve(*self._changing()))
         taken = list(islice(epoch_iterator, num_batches))
         batches = self.follower.unwrap(taken) if self.follower else taken
         count = torch.tensor(sum(self.num_items(batch) for batch in batches), device=device)
@@ -254,13 +337,6 @@ class SwiftTrainer(Trainer):
         """The schedule of `--lr_scheduler_type`."""
         return super().create_scheduler(num_training_steps, optimizer)
 
-    @override
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Go on with the states of a checkpoint, after a look at whether they are of this optimizer."""
-        if checkpoint is not None and self.optimizer is not None:
-            check_saved(Path(checkpoint) / "optimizer.pt", self.optimizer)
-        super()._load_optimizer_and_scheduler(checkpoint)
-
     # ------------------------------------------------------------------------------------------------------- metrics
 
     def record(self, name: str, numerator: Tensor, denominator: Tensor) -> None:
@@ -280,9 +356,19 @@ class SwiftTrainer(Trainer):
 
     @override
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluate without touching the random state, so that a run with evaluations equals one without."""
-        with torch.random.fork_rng(devices=[]):
-            return super().evaluate(*args, **kwargs)
+        """Evaluate without touching the random state, so that a run with evaluations equals one without.
+
+        Nothing is measured when the run is told to stop meanwhile.
+        """
+        try:
+            with torch.random.fork_rng(devices=[]):
+                return super().evaluate(*args, **kwargs)
+        except StoppedInEvaluation:
+            return {}
+
+    @override
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        return bool(metrics) and super()._determine_best_metric(metrics, trial)
 
     # -------------------------------------------------------------------------------------------------------- saving
 
@@ -298,6 +384,83 @@ class SwiftTrainer(Trainer):
             super()._load_best_model()
 
     @override
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint beside its place and put it there when it is whole, now or while training goes on."""
+        phases.enter(f"saving checkpoint-{self.state.global_step}")
+        self.store_flos()
+        place = Place.of(Path(self.args.output_dir or "."), self.state.global_step)
+        self.saver.wait()
+        if self.args.should_save:
+            start(place)
+        processes.meet()
+        place.partial.mkdir(parents=True, exist_ok=True)  # on a node with a disk of its own
+        if self.state.best_global_step == self.state.global_step:
+            self.state.best_model_checkpoint = str(place.final)
+        with written(place):
+            self._write_progress(place.partial)
+        if self.saver.background and not is_read_while_written(self.model):  # type: ignore[arg-type]
+            self._save_in_background(place)
+            return
+        with written(place):
+            self.save_model(str(place.partial), _internal_call=True)
+            if not self.args.save_only_model:
+                self._save_optimizer_and_scheduler(str(place.partial))
+            seal(place, self.state.global_step, each_node=self.args.save_on_each_node)
+
+    def _write_progress(self, folder: Path) -> None:
+        """What is small: the state of the run, its random numbers, and where it is in the data."""
+        if not self.args.save_only_model:
+            self._save_scaler(str(folder))
+            self._save_rng_state(str(folder))
+        if self.follower:
+            self.follower.write_place(folder, self.args)
+        if not self.args.should_save:
+            return
+        if self._pace:
+            self._pace.position(self.state.global_step, self.sampler).write(folder)
+        states: Any = self.state.stateful_callbacks  # a dictionary, once transformers has made the state
+        for callback in (*self.callback_handler.callbacks, self.control):
+            if isinstance(callback, ExportableState):
+                states[type(callback).__name__] = callback.state()
+        self.state.save_to_json(str(folder / STATE))
+
+    def _save_in_background(self, place: Place) -> None:
+        """Copy what changes, and leave the writing to a thread of the process that writes."""
+        work = self._copied(place) if self.args.should_save else None
+        processes.meet()  # what the other processes have written belongs to it
+        if work:
+            self.saver.submit(work)
+
+    @override
+    def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> TrainOutput:
+        """The end of a training comes after its last checkpoint."""
+        self.saver.wait()
+        return super()._finalize_training(trial, num_train_samples, start_time)
+
+    def _copied(self, place: Place) -> Callable[[], None]:
+        """The work of writing the weights and the optimizer as they are now."""
+        scheduler: Any = self.lr_scheduler
+        step, schedule = self.state.global_step, scheduler.state_dict()
+        weights, progress = self._snapshot.take(*self._changing())
+
+        def write() -> None:
+            with written(place):
+                self._save(str(place.partial), state_dict=weights)
+                if progress:
+                    torch.save(progress, place.partial / OPTIMIZER_NAME)
+                    torch.save(schedule, place.partial / SCHEDULER_NAME)
+                seal_alone(place, step)
+
+        return write
+
+    def _changing(self) -> tuple[list[dict[str, Any]], frozenset[int]]:
+        """The state of the model and of the optimizer, where that is saved; and the weights in it that never change."""
+        model: Any = self.model
+        optimizer: Any = self.optimizer
+        progress = {} if self.args.save_only_model else optimizer.state_dict()
+        return [model.state_dict(), progress], unchanging(model, optimizer)
+
+    @override
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Weights as transformers saves them, and everything needed to use them."""
         folder = Path(output_dir or self.args.output_dir or ".")
@@ -308,7 +471,7 @@ class SwiftTrainer(Trainer):
             self._save_whole(output_dir, state_dict)
         if self.args.should_save:
             if self.args.process_index > 0 and not is_written and isinstance(self.model, PreTrainedModel):
-                _save_on_this_node(self.model, folder)
+                save_on_this_node(self.model, folder)
             complete(self.model, folder)  # type: ignore[arg-type]  # an adapter around a model is no PreTrainedModel
             self.companions.write(folder)
             writes = self.model.can_generate()  # type: ignore[union-attr,operator]
@@ -321,48 +484,7 @@ class SwiftTrainer(Trainer):
             warnings.filterwarnings("ignore", message=".*`save_embedding_layers`.*")  # of rows, which are saved anyway
             if is_adalora(self.model):  # type: ignore[arg-type]  # which may leave a layer without ranks
                 warnings.filterwarnings("ignore", message=".*have invalid shape.*")
-            super()._save(output_dir, _without_whole_embeddings(self.model, state_dict))  # type: ignore[arg-type]
-
-
-def _make_savable(config: GenerationConfig) -> None:
-    """Let a generation config be saved that transformers would refuse to write, hours later, at the first checkpoint.
-
-    Published configs have sampling values without `do_sample`; with it they are valid. What stands in a checkpoint is
-    the model's own file, a copy (`Companions.files`). Raises ModelError when the config is wrong in another way.
-    """
-    try:
-        config.validate(strict=True)
-    except ValueError:
-        config.do_sample = True
-        try:
-            config.validate(strict=True)
-        except ValueError as error:
-            raise ModelError(
-                f"generation_config.json of the model cannot be saved again; correct it: {error}"
-            ) from error
-
-
-def _without_whole_embeddings(model: nn.Module, state_dict: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What is to be saved, less the embeddings of which an adapter trains rows: the rows of new tokens are enough.
-
-    Of a tied output layer not even those are needed: it takes the embedding's.
-    """
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, TokenRows)]
-    if not layers:
-        return state_dict
-    left = tuple(f"{name}." if layer.tied_adapter else f"{name}.base_layer." for name, layer in layers)
-    return {name: value for name, value in (state_dict or model.state_dict()).items() if not name.startswith(left)}
-
-
-def _save_on_this_node(model: PreTrainedModel, folder: Path) -> None:
-    """Save a whole model on a process that is not the first of all (`--save_on_each_node`).
-
-    `save_pretrained` asks the model whether this process writes, and the model knows of one disk only. So it is asked
-    of a view of the model, with the same parameters and another answer.
-    """
-    view = copy.copy(model)
-    view.should_save_on_this_rank = lambda is_main_process: is_main_process  # type: ignore[method-assign]
-    view.save_pretrained(folder)
+            super()._save(output_dir, without_whole_embeddings(self.model, state_dict))  # type: ignore[arg-type]
 
 
 class _Position(TrainerCallback):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from typing_extensions import override
 
 from swift.core.logs import get_logger
+from swift.trainers.checkpoints import delete
 from swift.trainers.outputs import checkpoints
 
 
@@ -44,42 +44,59 @@ class LastEpoch(TrainerCallback):
 class Checkpoints(TrainerCallback):
     """Keeps the newest `limit` checkpoints, always with the best and the last among them, and names the last.
 
-    With `links`, `<folder>/last` and `<folder>/best` point to them when training ends.
+    With `links`, `<folder>/last` and `<folder>/best` point to them when training ends. With `background` a checkpoint
+    is announced when its writing begins: it counts when the next one is announced, or training ends.
+
+    last: the newest checkpoint that is whole, None before there is one.
     """
 
-    def __init__(self, limit: int | None, links: bool) -> None:
+    def __init__(self, limit: int | None, links: bool, background: bool = False) -> None:
         self.limit = limit
         self.links = links
+        self.background = background
         self.last: Path | None = None
+        self._coming: Path | None = None
 
     @override
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Note the checkpoint, and delete the oldest that are too many."""
-        folder = Path(_text(args.output_dir))
-        self.last = folder / f"checkpoint-{state.global_step}"
-        get_logger().info("saved %s", self.last)
-        if args.should_save and self.limit is not None:
-            best = Path(state.best_model_checkpoint) if state.best_model_checkpoint else None
-            for checkpoint in superfluous(checkpoints(folder), self.limit, {self.last, best}):
-                get_logger().info("deleting %s: --save_total_limit %d", checkpoint, self.limit)
-                shutil.rmtree(checkpoint)
+        announced = Path(_text(args.output_dir)) / f"checkpoint-{state.global_step}"
+        if self.background:
+            get_logger().info("writing %s while training goes on", announced)
+            announced, self._coming = self._coming, announced
+        self._settle(announced, args, state)
 
     @override
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Point to the last and the best checkpoint."""
+        self._settle(self._coming, args, state)
         if not (self.links and args.should_save):
             return
         folder = Path(_text(args.output_dir))
-        best = Path(state.best_model_checkpoint) if state.best_model_checkpoint else None
-        for name, checkpoint in (("last", self.last), ("best", best)):
+        for name, checkpoint in (("last", self.last), ("best", _best(state))):
             if checkpoint is not None:
                 _link(folder / name, checkpoint)
+
+    def _settle(self, whole: Path | None, args: TrainingArguments, state: TrainerState) -> None:
+        """This checkpoint is whole now; the oldest that are too many go."""
+        if whole is None:
+            return
+        self.last, self._coming = whole, self._coming if self._coming != whole else None
+        get_logger().info("saved %s", whole)
+        if args.should_save and self.limit is not None:
+            for checkpoint in superfluous(checkpoints(whole.parent), self.limit, {whole, _best(state)}):
+                get_logger().info("deleting %s: --save_total_limit %d", checkpoint, self.limit)
+                delete(checkpoint)
 
 
 def superfluous(found: list[Path], limit: int, kept: set[Path | None]) -> list[Path]:
     """Which of the checkpoints, oldest first, go so that `limit` are left; those in `kept` never do."""
     goes = [checkpoint for checkpoint in found if checkpoint not in kept]
     return goes[: max(0, len(found) - limit)]
+
+
+def _best(state: TrainerState) -> Path | None:
+    return Path(state.best_model_checkpoint) if state.best_model_checkpoint else None
 
 
 def _link(link: Path, target: Path) -> None:

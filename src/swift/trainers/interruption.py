@@ -11,6 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import SaveStrategy
 from typing_extensions import override
 
+from swift.core import phases
 from swift.core.logs import get_logger
 from swift.trainers.processes import largest
 
@@ -19,8 +20,14 @@ ECHO = 1.0
 """Seconds in which a second Ctrl-C is taken for the first: a launcher passes on what its processes got anyway."""
 
 
+class StoppedInEvaluation(Exception):  # noqa: N818 (not an error)
+    """The run was told to stop while it evaluated: the evaluation ends without a result."""
+
+
 class Interruption(TrainerCallback):
     """Ctrl-C or SIGTERM ends the training after the current step, on all processes at the same one.
+
+    An evaluation is broken off.
 
     Used as a context: signals are caught inside it only. A checkpoint is saved unless `--save_strategy no`. A second
     Ctrl-C stops at once. `stopped_by` is the signal that ended the training, None when nothing did.
@@ -54,10 +61,24 @@ class Interruption(TrainerCallback):
         """Ask all processes whether one of them was asked to stop; if so, save and stop, and evaluate no more."""
         number = largest(self._received, args.device)
         if number and state.global_step < state.max_steps:
-            self.stopped_by = signal.Signals(number)
-            control.should_training_stop = True
-            control.should_evaluate = False
-            control.should_save = args.save_strategy != SaveStrategy.NO
+            self._stop(number, args, control)
+
+    @override
+    def on_prediction_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+                           **_: Any) -> None:  # fmt: skip
+        """Ask so while evaluating, too; an evaluation before the first step leaves nothing to save."""
+        phases.enter(f"evaluating after step {state.global_step}")
+        number = largest(self._received, args.device)
+        if number and state.global_step < state.max_steps:
+            self._stop(number, args, control)
+            control.should_save = control.should_save and state.global_step > 0
+            raise StoppedInEvaluation
+
+    def _stop(self, number: int, args: TrainingArguments, control: TrainerControl) -> None:
+        self.stopped_by = signal.Signals(number)
+        control.should_training_stop = True
+        control.should_evaluate = False
+        control.should_save = args.save_strategy != SaveStrategy.NO
 
     @override
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -15,8 +15,20 @@ from typing_extensions import override
 from swift.trainers.progress import Clock
 
 DIGITS = 8
+FILE_NAME = "logging.jsonl"
+FINISHED = "finished"
+"""In the summary: whether the run came to its end, and was not stopped and did not fail."""
 TIMES = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "total_flos")
 """Ends of the names of values that say how fast it went, not how well."""
+
+
+def has_finished(file: Path) -> bool:
+    """Whether the run of this journal came to its end; one that was killed has no summary."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    try:
+        return bool(lines) and json.loads(lines[-1]).get(FINISHED) is True
+    except ValueError:
+        return False  # killed in the middle of a line
 
 
 class Journal(TrainerCallback):

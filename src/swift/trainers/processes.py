@@ -39,6 +39,32 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
+def alone() -> bool:
+    """Whether this is the only process of the run."""
+    return count() == 1
+
+
+def rank() -> int:
+    """The number of this process among those that have joined; 0 when it is alone."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def count() -> int:
+    """How many processes have joined; 1 when this one is alone."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def leads(each_node: bool) -> bool:
+    """Whether this process acts for all: it is the first one, with `each_node` the first one of its node."""
+    return (environment.local_rank() if each_node else rank()) == 0
+
+
+def meet() -> None:
+    """Wait for all processes."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
 def told(value: T) -> T:
     """What the first process says: `value` of rank 0, on every rank."""
     if not dist.is_initialized():
@@ -64,7 +90,7 @@ def made_once(make: Callable[[], T], timeout: float) -> T:
     """
     if not dist.is_initialized():
         return make()
-    rank, first = dist.get_rank(), dist.get_rank() - environment.local_rank()
+    first = dist.get_rank() - environment.local_rank()
     firsts: list[int] = [0] * dist.get_world_size()
     dist.all_gather_object(firsts, first)
     # Groups of gloo, whatever the run itself uses: waiting for hours must not count as a hanging kernel.
@@ -72,22 +98,34 @@ def made_once(make: Callable[[], T], timeout: float) -> T:
         node: dist.new_group([r for r, of in enumerate(firsts) if of == node], timedelta(seconds=timeout), "gloo")
         for node in sorted(set(firsts))
     }
+    group = nodes[first]
+    assert isinstance(group, dist.ProcessGroup), "this process is of its own node"
+    return _made_by(first, make, group)
+
+
+def decided(make: Callable[[], T]) -> T:
+    """What the first process of all makes, on all processes; what is made must pickle.
+
+    An error of the first process ends the others without a word.
+    """
+    return _made_by(0, make, None) if dist.is_initialized() else make()
+
+
+def _made_by(first: int, make: Callable[[], T], group: dist.ProcessGroup | None) -> T:
     made: T | None = None
     error: SwiftError | None = None
-    if rank == first:
+    if dist.get_rank() == first:
         try:
             made = make()
         except SwiftError as failure:
             error = failure
     box = [made, error and error.exit_code]
-    group = nodes[first]
-    assert isinstance(group, dist.ProcessGroup), "this process is of its own node"
     dist.broadcast_object_list(box, src=first, group=group)
     if error is not None:
         raise error
     if box[1]:
         raise SystemExit(box[1])
-    return box[0] if rank != first else made  # type: ignore[return-value]  # made, or an error was raised
+    return box[0] if dist.get_rank() != first else made  # type: ignore[return-value]  # made, or an error was raised
 
 
 def largest(number: int, device: torch.device) -> int:

@@ -21,7 +21,8 @@ from swift.options.training import TrainingOptions
 from swift.trainers.base import SwiftTrainer
 from swift.trainers.callbacks import Checkpoints, LastEpoch
 from swift.trainers.interruption import Interruption
-from swift.trainers.journal import Journal, TensorBoard
+from swift.trainers.journal import FILE_NAME, FINISHED, Journal, TensorBoard
+from swift.trainers.outputs import Continuation
 from swift.trainers.progress import Display, peak_memory
 
 
@@ -65,16 +66,18 @@ class Session:
         # What ends the training stands in front of what reacts to an end.
         return [*filter(None, [self.last_epoch]), *always, *filter(None, [self.tensorboard])]
 
-    def run(self, trainer: SwiftTrainer, resume: Path | None, about: Mapping[str, Any]) -> Outcome:
+    def run(self, trainer: SwiftTrainer, resume: Continuation | None, about: Mapping[str, Any]) -> Outcome:
         """Train, and write the summary whatever happens: the last line of logging.jsonl, with `about` in front."""
+        finished = False
         disable_progress_bar()  # transformers shows one for every shard of every checkpoint it writes
         try:
             with self.interruption:
-                trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+                trainer.go_on(resume)
+                finished = self.interruption.stopped_by is None
         finally:
             self.display.close()
             if environment.rank() == 0:
-                self.journal.write({**about, **self._summary(trainer)})
+                self.journal.write({**about, **self._summary(trainer), FINISHED: finished})
                 if self.tensorboard:
                     self._draw(trainer.state.log_history)
         best = trainer.state.best_model_checkpoint
@@ -108,8 +111,8 @@ def open_session(folder: Path, training: TrainingOptions, tracking: TrackingOpti
     runs = Path(tracking.logging_dir).expanduser() if tracking.logging_dir else folder / "runs"
     return Session(
         folder=folder,
-        checkpoints=Checkpoints(training.save_total_limit, training.create_checkpoint_symlink),
-        journal=Journal(folder / "logging.jsonl"),
+        checkpoints=Checkpoints(training.save_total_limit, training.create_checkpoint_symlink, training.use_flash_ckpt),
+        journal=Journal(folder / FILE_NAME),
         tensorboard=TensorBoard(runs) if reports else None,
         last_epoch=LastEpoch(training.max_epochs) if training.max_epochs else None,
     )

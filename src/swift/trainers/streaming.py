@@ -122,13 +122,10 @@ class Follower(TrainerCallback):
             get_logger().info("step %d: pass %d over the stream has ended", state.global_step, finished)
         self._finished = finished
 
-    @override
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Write the place into the checkpoint."""
-        if args.save_only_model or self._cursor is None:
+    def write_place(self, folder: Path, args: TrainingArguments) -> None:
+        """Write the place after the last optimizer step into a checkpoint."""
+        if self._cursor is None:
             return
-        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        folder.mkdir(exist_ok=True)
         saved = {"cursor": self._cursor.as_json(), "report": _write_report(self.report)}
         file = cursor_file(folder, args.process_index, args.world_size)
         file.write_text(json.dumps(saved, ensure_ascii=False), encoding="utf-8")

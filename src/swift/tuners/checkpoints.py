@@ -47,8 +47,13 @@ def complete(model: nn.Module, folder: Path) -> None:
             form.complete(model, folder)
 
 
+def is_read_while_written(model: nn.Module) -> bool:
+    """Whether a checkpoint is made from the model itself, and not from a copy of its weights alone."""
+    return plugged_of(model) is not None or any(form.holds(model) for form in FORMS)
+
+
 def write(model: nn.Module, folder: Path, state: Mapping[str, Tensor] | None) -> bool:
-    """Write what a method of ours, or a tuner of one's own, has trained; False when it is another's, which transformers and peft write.
+    """Write what a method of ours, or a tuner of one's own, has trained; False when transformers and peft write it.
 
     state: the weights of the model, where they had to be gathered from several devices.
     """
