@@ -55,6 +55,8 @@ TOOLS: dict[str, Words] = {
     "schema": Words("swift schema sft: JSON schema of its configuration file", "swift schema sft：配置文件的 JSON schema"),
     "check": Words("swift check sft ...: what would happen and what is wrong, before any weight is loaded",
                    "swift check sft ...：在加载权重之前检查将发生什么、有何问题"),
+    "prove": Words("swift prove batch|resume|merge|all ...: a few steps trained in ways that must come to the same numbers",
+                   "swift prove batch|resume|merge|all ...：以必须得到相同数值的数种方式各训练几步"),
     "demo": Words("train a tiny model from nothing and see it learn", "从零训练一个小模型并观察其学习效果"),
 }  # fmt: skip
 
@@ -105,6 +107,8 @@ def _dispatch(name: str, argv: list[str], language: str) -> int:
         return _run("swift.commands.demo:run", argv)
     if name == "check":
         return _check(argv, language)
+    if name == "prove":
+        return _prove(argv, language)
     if name not in COMMANDS:
         raise _no_command(name, language)
     if any(word in ("--help", "-h") for word in argv):
@@ -159,6 +163,21 @@ def _check(argv: list[str], language: str) -> int:
     return (
         _help(name, words, language) if words != argv[1:] else _command(name, [*words, "--dry_run", "true"], language)
     )
+
+
+def _prove(argv: list[str], language: str) -> int:
+    from swift import launch
+    from swift.options import proving
+    from swift.options.parse import parse
+
+    if not argv or argv[0] in ("--help", "-h", "help") or any(word in ("--help", "-h") for word in argv):
+        print(proving.help_page(language))
+        return 0
+    asked = proving.read(argv, language)
+    command = parse(asked.command, asked.words, language)
+    launch.export_knobs(command.model.model_kwargs or {})
+    launch.settle_threads()
+    return _run("swift.commands.prove:run", command, asked)
 
 
 def _args(argv: list[str], language: str) -> int:

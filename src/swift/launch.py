@@ -87,6 +87,24 @@ def leave(code: int) -> int:
     os._exit(code)
 
 
+def take_place(rank: int, count: int, port: int) -> None:
+    """Make this process the `rank`-th of `count` on this machine, which meet at a port; alone where `count` is 1.
+
+    For processes that were started without torchrun, before they import or ask anything that looks at their place.
+    """
+    for variable in (environment.NPROC_PER_NODE, environment.NNODES, environment.NODE_RANK):
+        os.environ.pop(variable.name, None)
+    places = {
+        environment.RANK: rank, environment.LOCAL_RANK: rank, environment.WORLD_SIZE: count,
+        environment.LOCAL_WORLD_SIZE: count, environment.MASTER_ADDR: "127.0.0.1", environment.MASTER_PORT: port,
+    }  # fmt: skip
+    for variable, value in places.items():
+        if count > 1:
+            os.environ[variable.name] = str(value)
+        else:
+            os.environ.pop(variable.name, None)
+
+
 def torchrun_options() -> list[str]:
     """The options of torchrun, from the environment.
 
@@ -102,7 +120,7 @@ def torchrun_options() -> list[str]:
             options.append(f"--{name}={variable.get()}")
     port = environment.MASTER_PORT.integer() or 0
     if not environment.MASTER_PORT.is_set() and (environment.NNODES.integer() or 1) == 1 and not _free(port):
-        port = _some_free_port()
+        port = some_free_port()
     return [*options, f"--master_port={port}"]
 
 
@@ -111,7 +129,8 @@ def _free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def _some_free_port() -> int:
+def some_free_port() -> int:
+    """A port that nobody listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from peft import PeftModel
@@ -45,8 +46,10 @@ from swift.tuners.request import Run
 Samples = SampleSet | GroupSet | LazySet | Stream
 
 
-def run(command: Sft) -> Path | int | None:
+def run(command: Sft, watchers: Sequence[TrainerCallback] = ()) -> Path | int | None:
     """Pre-train or fine-tune. Returns the folder of the last checkpoint, None when none was saved.
+
+    watchers: look on beside those of the session.
 
     With `--dry_run true` nothing is trained, and it returns the exit code of the check.
     """
@@ -68,6 +71,8 @@ def fit(prepared: Prepared) -> Path | None:
     session = open_session(prepared.folder, command.training, command.tracking)
     callbacks = [*session.callbacks, *drawing_layers(model, command.optimizers)]
     trainer = trainer_of(prepared, model, callbacks)
+    for watcher in watchers:
+        trainer.add_callback(watcher)
     about = {
         "model_parameter_info": str(table).partition("\n")[0],
         "train_dataset": described(data.train),

@@ -84,6 +84,44 @@ SENTENCES: dict[str, Words] = {
         "swift check {word}: what can be checked is {names}, as in: swift check sft --model ... --dataset ...",
         "swift check {word}：可检查的命令为 {names}，例如：swift check sft --model ... --dataset ...",
     ),
+    "guess_word": Words("; did you mean {name}?", "；您是否想用 {name}？"),
+    "prove_what": Words(
+        "swift prove {word}: what can be proven is {names}{guess} As in: swift prove batch --model ... --dataset ...",
+        "swift prove {word}：可证明的内容为 {names}{guess} 例如：swift prove batch --model ... --dataset ...",
+    ),
+    "prove_no_command": Words(
+        "swift prove ... {word}: the commands that can be proven are {names}",
+        "swift prove ... {word}：可证明的命令为 {names}",
+    ),
+    "prove_flag": Words("--{flag} {found}: must be {expected}", "--{flag} {found}：必须为 {expected}"),
+    "prove_help": Words(
+        "swift prove <proof> [{commands}] <the options of that training>\n"
+        "\n"
+        "Trains a few steps in ways that must come to the same numbers, on your model and rows, and compares them.\n"
+        "\n"
+        "Proofs\n{proofs}\n"
+        "\n"
+        "Options of its own\n"
+        "  --tiny true    on a small copy of the model: its architecture and tokenizer, random weights\n"
+        "  --steps N      optimizer steps of each training (default: 4)\n"
+        "  --json FILE    write the findings to a file as well\n"
+        "\n"
+        "The exit code is 0 when everything holds, 1 when something does not, 2 for a wrong command line.\n"
+        "Everything is written to a temporary folder, which is removed; --output_dir is not touched.",
+        "swift prove <证明> [{commands}] <该训练的参数>\n"
+        "\n"
+        "用您的模型和数据，以数种必须得到相同数值的方式各训练几步，并加以比较。\n"
+        "\n"
+        "证明\n{proofs}\n"
+        "\n"
+        "自身的参数\n"
+        "  --tiny true    使用模型的小型副本：相同的结构与 tokenizer，随机权重\n"
+        "  --steps N      每次训练的优化步数（默认：4）\n"
+        "  --json 文件     同时将结果写入文件\n"
+        "\n"
+        "退出码：全部成立为 0，有不成立的为 1，命令行有误为 2。\n"
+        "所有内容写入临时目录并在结束后删除；不会触碰 --output_dir。",
+    ),
     "interrupted": Words("swift {command}: interrupted", "swift {command}：已中断"),
     "unexpected": Words(
         "swift {command}: unexpected {kind}: {message}\nThe traceback is in {file}",
