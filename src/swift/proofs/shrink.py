@@ -96,7 +96,7 @@ def _shrink(config: PreTrainedConfig) -> None:
         value = vars(config).get(_own_name(config, name))
         if isinstance(value, int) and not isinstance(value, bool) and value > size > 0:
             setattr(config, name, size)
-    if known.get("num_key_value_heads") == known.get("num_attention_heads"):
+    if known.get("num_key_value_heads", 0) == known.get("num_attention_heads"):
         config.num_key_value_heads = config.num_attention_heads
     if "initializer_range" in known:
         config.initializer_range = DEVIATION

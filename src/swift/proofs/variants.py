@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from swift.core import environment
 from swift.options.commands import Sft
 from swift.options.declare import Origin, Source, flags
 from swift.options.rules import broken
@@ -13,8 +14,6 @@ from swift.options.rules import broken
 BASE, WHOLE, PACKED = "one row at a time", "all rows in one step, padded", "packed"
 ROWS = 64
 """Rows that are drawn from each data set."""
-IN_BATCH = ("infonce", "contrastive", "online_contrastive", "listwise_reranker", "listwise_generative_reranker")
-"""Losses that compare the rows of a batch with each other."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +115,13 @@ CHANCE = (
 
 def order_dependent(command: Sft) -> str:
     """Why a step of this command depends on how it is cut into batches; "" when it must not."""
-    values = command.values()
-    loss, task = values["loss_type"], values["task_type"]
-    if loss in IN_BATCH or (task == "embedding" and loss in (None, "infonce")):
+    loss = command.values()["loss_type"]
+    if loss == "online_contrastive":
+        return f"--loss_type {loss} learns the hard pairs of a batch: other batches have other hard pairs, by design"
+    if loss == "infonce" and environment.INFONCE_USE_BATCH.flag():
         return (
-            f"--loss_type {loss or 'of this task'} compares the rows of a batch with each other (in-batch negatives): "
-            f"another batch is another loss, by design"
+            f"--loss_type {loss} compares the rows of a batch with each other (in-batch negatives): another batch is "
+            f"another loss, by design. With INFONCE_USE_BATCH=false it is not"
         )
     return ""
 
