@@ -36,6 +36,7 @@ from swift.proofs.variants import (
     BASE,
     Setting,
     Variant,
+    as_typed,
     batch_variants,
     comparable,
     prepared_for_proof,
@@ -119,9 +120,9 @@ def prove_batch(proof: Proof) -> None:
     records = {BASE: proof.train(BASE, command)}
     devices = torch.cuda.device_count() if torch.cuda.is_available() else None
     for variant in batch_variants(command, Setting(total, processes, devices)):
-        changed = with_options(command, variant.changes, variant.name)
+        changed = as_typed(command, variant.changes, variant.name)
         missing = f"{variant.against} was not run" if variant.against not in (*records, "") else ""
-        left_out = variant.left_out or refusal(changed) or missing
+        left_out = variant.left_out or refusal(command, changed) or missing
         if not left_out:
             left_out = _try(proof, variant, changed, records)
         if left_out and variant.against:

@@ -29,9 +29,8 @@ def show(report: Report, console: Console) -> None:
             console.print(f"  FAILED: {finding.name}: {finding.error}", style="bold red", markup=False, soft_wrap=True)
         for difference in finding.differences:
             if not difference.holds:
-                console.print(
-                    f"  FAILED: {finding.name}: {_sentence(difference, finding)}", style="bold red", markup=False
-                )
+                sentence = f"  FAILED: {finding.name}: {_sentence(difference, finding)}"
+                console.print(sentence, style="bold red", markup=False, soft_wrap=True)
     for note in report.notes:
         console.print(f"  note: {note}", style="dim", markup=False, soft_wrap=True)
     console.print(verdict(report), style="bold green" if report.holds else "bold red", markup=False)

@@ -83,6 +83,7 @@ class Tracer(TrainerCallback):
         self.trace = Trace()
         self._step: list[int] = []
         self._hook: Any = None
+        self._names: set[str] = set()
 
     @override
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
@@ -90,6 +91,7 @@ class Tracer(TrainerCallback):
         """Keep what is trained as it is now, and look at every batch from now on."""
         self.trace.first = state.global_step + 1
         self._hook = model.register_forward_pre_hook(self._see, with_kwargs=True)
+        self._names = {name for name, _ in trained(model)}
         if args.process_index == 0:
             save_file(_copies(trained(model)), self.folder / BEGIN)
 
@@ -127,7 +129,9 @@ class Tracer(TrainerCallback):
         self.trace.write(self.folder / f"trace-{args.process_index}.json")
         if args.process_index:
             return
-        save_file(_copies(trained(model)), self.folder / END)
+        names = self._names | {name for name, _ in trained(model)}  # LISA trains other layers at other times
+        ended = ((name, value) for name, value in model.named_parameters() if name in names)
+        save_file(_copies(ended), self.folder / END)
         save_file(_copies(optimizer_state(model, optimizer)), self.folder / OPTIMIZER)
         if self.wish.logits:
             save_file({"logits": row_logits(model, self.trace.rows)}, self.folder / LOGITS)

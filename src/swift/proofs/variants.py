@@ -43,10 +43,20 @@ class Setting:
 
 
 def with_options(command: Sft, changes: Mapping[str, Any], why: str) -> Sft:
-    """The command as if the changes had been typed; options that this kind of command lacks are passed over."""
+    """The command with other values, which nobody has asked for; options that this kind of command lacks are passed
+    over."""
+    return _replaced(command, changes, Source(Origin.RULE, why))
+
+
+def as_typed(command: Sft, changes: Mapping[str, Any], why: str) -> Sft:
+    """The command as if these options had been typed, so that they are refused where a user's would be."""
+    return _replaced(command, changes, Source(Origin.COMMAND_LINE, why))
+
+
+def _replaced(command: Sft, changes: Mapping[str, Any], source: Source) -> Sft:
     known = flags(type(command))
-    typed = {name: value for name, value in changes.items() if name in known}
-    return command.replace(typed, {name: Source(Origin.COMMAND_LINE, why) for name in typed})
+    values = {name: value for name, value in changes.items() if name in known}
+    return command.replace(values, dict.fromkeys(values, source))
 
 
 def prepared_for_proof(command: Sft, steps: int) -> Sft:
@@ -85,12 +95,13 @@ def comparable(command: Sft, total: int) -> tuple[Sft, list[str]]:
     values, table = command.values(), flags(type(command))
     notes = []
     changes: dict[str, Any] = {
-        "per_device_train_batch_size": 1, "gradient_accumulation_steps": total, "padding_free": False,
-        "packing": False, "packing_length": None,
+        "per_device_train_batch_size": 1, "gradient_accumulation_steps": total, "packing": False,
+        "packing_length": None,
     }  # fmt: skip
-    for name in table:
-        value = values[name]
-        if "dropout" in name and isinstance(value, float) and value > 0:
+    for name, flag in table.items():
+        value, when = values[name], flag.marks.when
+        has_effect = when is None or when.holds(values)
+        if "dropout" in name and isinstance(value, float) and value > 0 and has_effect:
             changes[name] = 0.0
             notes.append(f"--{name} {value} is 0 here: what is dropped differs from batch to batch")
     for name, nothing, why in CHANCE:
@@ -101,7 +112,8 @@ def comparable(command: Sft, total: int) -> tuple[Sft, list[str]]:
         notes.append("the learning rate is constant, so that every step moves the weights")
     extra = {name: value for name, value in command.extra.items() if name != "warmup_steps"}
     changes |= {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": None, "warmup_ratio": 0.0}
-    base = with_options(command, changes, "of the proof")
+    # Said in so many words: rows are laid end to end of themselves only where nobody says how to pad.
+    base = as_typed(with_options(command, changes, "of the proof"), {"padding_free": False}, "of the proof")
     return base.model_copy(update={"extra": extra}), notes
 
 
@@ -151,9 +163,13 @@ def batch_variants(command: Sft, setting: Setting) -> Iterator[Variant]:
     yield Variant(PACKED, {**whole, "packing": True, "packing_length": _pack(values)}, WHOLE, left_out=unpacked)
 
 
-def refusal(command: Sft) -> str:
-    """Why the rules of options refuse a command, in the words that a user would read; "" when they do not."""
-    return " ".join(words.en for words in broken(command))
+def refusal(base: Sft, changed: Sft) -> str:
+    """Why the rules of options refuse a variant, in the words that a user would read; "" when they do not.
+
+    What they say of the base as well is not meant: it comes of options that the proof itself has changed.
+    """
+    known = {words.en for words in broken(base)}
+    return " ".join(words.en for words in broken(changed) if words.en not in known)
 
 
 def _in_processes(command: Sft, setting: Setting, cut: str) -> Variant:
