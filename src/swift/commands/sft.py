@@ -58,10 +58,10 @@ def run(command: Sft, watchers: Sequence[TrainerCallback] = ()) -> Path | int | 
     with Watchdog.of_environment():
         prepared = prepare(command)
         with prepared.claim:
-            return fit(prepared)
+            return fit(prepared, watchers)
 
 
-def fit(prepared: Prepared) -> Path | None:
+def fit(prepared: Prepared, watchers: Sequence[TrainerCallback] = ()) -> Path | None:
     """Train what is prepared. Returns the folder of the last checkpoint, None when none was saved."""
     command, data = prepared.command, prepared.data
     model = learner(prepared)
