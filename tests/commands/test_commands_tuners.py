@@ -33,8 +33,8 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-def train(place: Path, output: Path, *words: str) -> Path:
-    line = ["--model", str(place / "model"), "--dataset", str(place / "rows.jsonl"), "--output_dir", str(output),
+def train(place: Path, output: Path, *words: str, rows: str = "rows.jsonl") -> Path:
+    line = ["--model", str(place / "model"), "--dataset", str(place / rows), "--output_dir", str(output),
             "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2", "--max_steps", "4",
             "--save_steps", "2", "--learning_rate", "1e-2", "--dataloader_num_workers", "0", "--report_to", "none",
             "--add_version", "false", *words]  # fmt: skip
@@ -82,3 +82,18 @@ def test_adalora_is_not_resumed_without_its_state(place, tmp_path):
 @pytest.mark.parameter("streaming")
 def test_lora_ga_looks_at_the_first_rows_of_a_stream(place, tmp_path):
     train(place, tmp_path, *KINDS["lora-ga"], "--streaming", "true")
+
+
+@pytest.mark.slow
+@pytest.mark.parameter("adalora_orth_reg_weight")
+def test_a_classifier_has_the_penalty_of_adalora_in_its_loss(place, tmp_path):
+    rows = [{"messages": [{"role": "user", "content": f"How much is {i}?"}], "label": i % 3} for i in range(16)]
+    tiny.jsonl(place / "classes.jsonl", rows)
+
+    def first_loss(weight):
+        words = ["--task_type", "seq_cls", "--num_labels", "3",
+                 "--adalora_orth_reg_weight", weight, "--logging_steps", "1"]  # fmt: skip
+        last = train(place, tmp_path / weight, *KINDS["adalora"], *words, rows="classes.jsonl")
+        return json.loads((last.parent / "logging.jsonl").read_text().splitlines()[0])["loss"]
+
+    assert first_loss("0.5") > first_loss("0") + 0.5

@@ -45,6 +45,12 @@ def matrices_can_begin_so(case: Case) -> Words | None:
             "true, or without quantization with pissa or lora-ga.",
             "--init_weights loftq 暂不可用：用于弥补量化损失的初始化。请使用 true；不量化时也可使用 pissa 或 lora-ga。",
         )
+    if name == "lora-ga" and case["task_type"] != "causal_lm":
+        return Words(
+            f"--init_weights lora-ga takes gradients of the loss of texts that are written, and --task_type is "
+            f"{case['task_type']}. Use pissa or olora.",
+            f"--init_weights lora-ga 使用文本生成损失的梯度，而 --task_type 为 {case['task_type']}。请使用 pissa 或 olora。",
+        )
     if kind == "adalora" and name not in {"true", "false"}:
         return Words(
             f"--init_weights {name} is for --tuner_type lora; the triplets of adalora begin with true or false.",
@@ -107,7 +113,9 @@ def unsloth_loads_in_its_own_way(case: Case) -> Words | None:
         return None
     begins = case["init_weights"] in {"true", "false", "gaussian"}
     names = ("device_map", "packing", "padding_free", "new_special_tokens", "rope_scaling", "attn_impl", "lora_dtype")
+    writes = case["task_type"] == "causal_lm"
     flag = next((name for name in names if case.asks(name)), None if begins else "init_weights")
+    flag = flag if writes else "task_type"
     if flag is None:
         return None
     return Words(

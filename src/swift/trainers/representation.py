@@ -18,6 +18,7 @@ from typing_extensions import override
 from swift.losses.supervised import IGNORED
 from swift.models.heads import Head
 from swift.models.sentence import describe
+from swift.trainers.adapters import penalty
 from swift.trainers.arguments import Arguments
 from swift.trainers.base import Companions, Feed, SwiftTrainer
 from swift.trainers.best import check_best_metric
@@ -76,6 +77,8 @@ class RepresentationTrainer(SwiftTrainer):
             loss = self.objective.losses(outputs).sum() / count
             if self.args.average_tokens_across_devices:
                 loss = loss * processes
+        if model.training:
+            loss = loss + penalty(self.model, self.current_gradient_accumulation_steps)  # type: ignore[arg-type]
         if model.training and self.objective.right is not None:
             self.record("acc", *self.objective.right(outputs))
         return (loss, outputs) if return_outputs else loss
