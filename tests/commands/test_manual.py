@@ -30,7 +30,8 @@ def test_what_hangs_on_a_feature_to_come_is_not_said_to_work():
 @pytest.mark.parametrize(("flag", "wanted", "available"), [
     ("tuner_type", ("lora",), True),
     ("tuner_type", ("reft",), True),
-    ("use_flash_ckpt", (), False),
+    ("use_flash_ckpt", (), True),
+    ("push_to_hub", (), False),
     ("report_to", ("swanlab",), False),
     ("val_dataset", (), True),
     ("quant_method", ("bnb",), True),
