@@ -273,3 +273,33 @@ def test_a_second_training_in_a_folder_is_refused_before_anything_is_written(pla
     process.kill()
     process.join()
     assert train(place, tmp_path, "--max_steps", "1", "--add_version", "false")
+
+
+@pytest.mark.parameter("enable_channel_loss")
+@pytest.mark.parameter("enable_dft_loss")
+@pytest.mark.parameter("loss_type")
+def test_channels_and_losses_of_ones_own_from_a_command_line(place, tmp_path):
+    rows = [{**row, "channel": name} for row, name in zip(tiny.conversations(8), ["a", "b"] * 4, strict=True)]
+    tiny.jsonl(place / "channels.jsonl", rows)
+    plugin = Path(__file__).parents[2] / "examples" / "plugins" / "loss.py"
+    focal = ["--external_plugins", str(plugin), "--loss_type", "focal"]
+    for name, words in {"dft": ["--enable_dft_loss", "true"], "focal": focal, "plain": []}.items():
+        last = train(place, tmp_path / name, "--max_steps", "1", "--enable_channel_loss", "true",
+                     "--split_dataset_ratio", "0.5", *words, rows="channels.jsonl")  # fmt: skip
+        logged = (last.parent / "logging.jsonl").read_text()
+        assert all(key in logged for key in ('"loss_a"', '"loss_b"', '"eval_loss_a"', '"eval_loss_b"'))
+
+
+def test_rows_are_not_padded_on_a_cpu_unless_somebody_says_so_and_learn_the_same(place, tmp_path, said):
+    if torch.accelerator.is_available():
+        pytest.skip("rows are padded on an accelerator")
+    losses = []
+    for name, words in {"a": [], "b": ["--padding_free", "false"], "c": ["--padding_side", "right"]}.items():
+        said.clear()
+        last = train(place, tmp_path / name, "--max_steps", "2", "--split_dataset_ratio", "0.25",
+                     "--lora_dropout", "0", *words)  # fmt: skip
+        rows = [json.loads(line) for line in (last.parent / "logging.jsonl").read_text().splitlines()]
+        losses.append([row[key] for row in rows for key in ("loss", "eval_loss", "grad_norm") if key in row])
+        assert any("laid end to end" in line for line in said) == (name == "a")
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[1] == losses[2]

@@ -8,14 +8,21 @@ import torch.nn.functional as F
 
 from swift.losses import logps
 from swift.losses.logps import token_logps
+from swift.losses.objective import Objective
+from swift.losses.projection import identity
 from swift.losses.reduce import sequence_of_packed, sum_by_sequence
-from swift.losses.supervised import predicted, score, sequence_accuracy, token_accuracy
+from swift.losses.supervised import Learnt, predicted, score, sequence_accuracy, token_accuracy
 
 
 def case(rows: int = 7, vocabulary: int = 11, dtype: torch.dtype = torch.float32):
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(rows, vocabulary, generator=generator).to(dtype).requires_grad_()
     return logits, torch.randint(0, vocabulary, (rows,), generator=generator)
+
+
+def scored(logits, targets, weights, whose, count, objective=Objective()):  # noqa: B008 (a frozen value)
+    learns = torch.ones(1, len(targets), dtype=torch.bool)
+    return score(logits, identity(logits.shape[-1]), Learnt(learns, targets, weights, whose, count), objective)
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 3, 100])
@@ -54,9 +61,9 @@ def test_bfloat16_logits_are_normalised_in_float32_and_get_a_bfloat16_gradient()
 def test_no_learnt_token_gives_loss_zero_and_a_gradient_of_nothing():
     logits = torch.zeros(0, 9, requires_grad=True)
     empty = torch.zeros(0, dtype=torch.int64)
-    scores = score(logits, empty, None, empty, 2)
+    scores = scored(logits, empty, None, empty, 2)
     assert scores.loss.tolist() == [0, 0]
-    scores.loss.sum().backward()
+    scores.total.backward()
     assert logits.grad is not None
     assert logits.grad.shape == (0, 9)
 
@@ -65,7 +72,7 @@ def test_weights_multiply_losses_and_leave_the_count_of_tokens_alone():
     logits, targets = case()
     weights = torch.tensor([0.0, 0.5, 1, 2, 1, 3, 0.25])
     whose = torch.tensor([0, 0, 0, 1, 1, 2, 2])
-    scores = score(logits, targets, weights, whose, 3)
+    scores = scored(logits, targets, weights, whose, 3)
     by_hand = [0.0, 0.0, 0.0]
     for i in range(7):
         probabilities = torch.softmax(logits[i].double(), -1)
@@ -98,7 +105,7 @@ def test_label_smoothing_equals_that_of_transformers(smoothing):
     torch.manual_seed(0)
     logits_NV = torch.randn(7, 11, requires_grad=True)
     targets_N = torch.randint(0, 11, (7,))
-    ours = score(logits_NV, targets_N, None, torch.zeros(7, dtype=torch.long), 1, smoothing).loss.sum() / 7
+    ours = scored(logits_NV, targets_N, None, torch.zeros(7, dtype=torch.long), 1, Objective(smoothing)).total / 7
     theirs = LabelSmoother(epsilon=smoothing)({"logits": logits_NV[None]}, targets_N[None])
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(*(torch.autograd.grad(loss, logits_NV)[0] for loss in (ours, theirs)))

@@ -148,8 +148,8 @@ def test_both_languages_say_the_same_thing():
     [
         (
             commands.Sft,
-            {**TRAIN, "enable_dft_loss": True},
-            "--enable_dft_loss true is not available yet: the DFT loss.",
+            {**TRAIN, "use_flash_ckpt": True},
+            "--use_flash_ckpt true is not available yet: DLRover's flash checkpoints.",
         ),
         (commands.Sft, {**TRAIN, "freeze_vit": False}, "--freeze_vit false is not available yet"),
         (
@@ -217,6 +217,10 @@ CONTRADICTIONS = {
     ),
     "liger_is_for_text_on_one_device": (
         commands.Sft, {**TRAIN, "use_liger_kernel": True, "device_map": "auto"}, {}, "--use_liger_kernel",
+    ),
+    "a_loss_is_known": (commands.Sft, {**TRAIN, "loss_type": "nothing"}, {}, "--loss_type nothing: there is no such loss"),
+    "a_loss_of_ones_own_sees_all_logits": (
+        commands.Sft, {**TRAIN, "loss_type": "cross_entropy", "use_logits_to_keep": True}, {}, "--use_logits_to_keep",
     ),
     "tensor_parallelism_is_for_full_training": (
         commands.Sft, {**TRAIN, "deepspeed": "zero3", "deepspeed_autotp_size": 2}, {}, "got lora and zero3",
@@ -434,13 +438,13 @@ def test_an_option_that_is_an_optimizer_chooses_it():
 
 
 def test_all_broken_rules_are_reported_together():
-    found = said(commands.Sft, {"lora_ga_iters": 3, "eval_strategy": "steps", "enable_dft_loss": True})
+    found = said(commands.Sft, {"lora_ga_iters": 3, "eval_strategy": "steps", "use_flash_ckpt": True})
     for text in (
         "--model is missing",
         "--dataset is missing",
         "--lora_ga_iters 3",
         "--eval_strategy steps",
-        "--enable_dft_loss true",
+        "--use_flash_ckpt true",
     ):
         assert any(text in sentence for sentence in found), text
 

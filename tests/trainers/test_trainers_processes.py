@@ -131,6 +131,42 @@ def test_one_process_goes_on_with_what_two_saved_and_two_with_what_one_saved(tmp
         assert logged(history, "loss") == pytest.approx(one.logged("loss"), rel=1e-4)
 
 
+@pytest.mark.parameter("enable_channel_loss")
+@pytest.mark.parameter("acc_strategy")
+@pytest.mark.parameter("router_aux_loss_coef")
+@pytest.mark.parameter("average_tokens_across_devices")
+def test_channels_and_accuracy_of_two_processes_are_those_of_one(tmp_path):
+    """Each process meets channels that the other has not met when they are logged."""
+    import test_trainers_losses as kinds
+
+    from swift.data.collate import Padded
+
+    done = launch("losses", tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = results(tmp_path)
+    settings = {
+        "train": kinds.channelled(12, ("a", "a", "b", "b", "c", None)), "val": kinds.channelled(5, ("a", "b", "d")),
+        "collate": Padded(0, columns=("channel",)), "enable_channel_loss": True, "acc_strategy": "seq",
+        "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "max_steps": 6, "eval_strategy": "steps",
+        "eval_steps": 6, "train_dataloader_shuffle": False, "logging_steps": 3,
+    }  # fmt: skip
+    alone = runs.train(tmp_path / "alone", **settings)
+    balanced = runs.train(tmp_path / "one", model=kinds.experts(), router_aux_loss_coef=0.5, **settings)
+    evaluated = {f"eval_loss_{name}" for name in "abd"}
+    for key in {
+        "loss",
+        "seq_acc",
+        "eval_loss",
+        "eval_seq_acc",
+        *(f"loss_{name}" for name in ("a", "b", "c", "None")),
+    } | evaluated:
+        assert alone.logged(key), key
+        assert logged(first["history"], key) == pytest.approx(alone.logged(key), rel=1e-4), key
+        assert logged(first["history"], key) == logged(second["history"], key)
+    for key in ("loss", "aux_loss", "grad_norm"):
+        assert logged(first["balanced"], key) == pytest.approx(balanced.logged(key), rel=1e-3), key
+
+
 @pytest.mark.parameter("save_on_each_node")
 def test_each_node_saves_for_itself_only_when_asked(tmp_path):
     port = str(free_port())

@@ -159,6 +159,24 @@ def sizes(folder: Path) -> dict:
     }
 
 
+def losses(folder: Path) -> dict:
+    """Train and evaluate with losses per channel, balanced experts and accuracy of sequences."""
+    import runs
+    import test_trainers_losses as kinds
+
+    from swift.data.collate import Padded
+
+    settings = {
+        "train": kinds.channelled(12, ("a", "a", "b", "b", "c", None)), "val": kinds.channelled(5, ("a", "b", "d")),
+        "collate": Padded(0, columns=("channel",)), "enable_channel_loss": True, "acc_strategy": "seq",
+        "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "max_steps": 6, "eval_strategy": "steps",
+        "eval_steps": 6, "average_tokens_across_devices": True, "train_dataloader_shuffle": False, "logging_steps": 3,
+    }  # fmt: skip
+    run = runs.train(folder / "losses", **settings)
+    balanced = runs.train(folder / "experts", model=kinds.experts(), router_aux_loss_coef=0.5, **settings)
+    return {"history": run.history, "balanced": balanced.history}
+
+
 def timeout(folder: Path) -> dict:
     """The first process waits for a second one that does not come."""
     if environment.rank() == 1:
@@ -168,8 +186,8 @@ def timeout(folder: Path) -> dict:
 
 
 CASES = {
-    "equivalence": equivalence, "optimizers": optimizers, "nodes": nodes, "packing": packing, "sizes": sizes,
-    "tasks": tasks, "timeout": timeout, "tuners": tuners,
+    "equivalence": equivalence, "losses": losses, "nodes": nodes, "optimizers": optimizers, "packing": packing,
+    "sizes": sizes, "tasks": tasks, "timeout": timeout, "tuners": tuners,
 }  # fmt: skip
 
 

@@ -49,3 +49,6 @@ CALLBACKS: Registry[Callable[..., Any]] = Registry(
     },
 )
 """`--callbacks` -> a class of (args, trainer) whose objects are callbacks of transformers."""
+
+LOSSES: Registry[Callable[..., Any]] = Registry("loss_type", {"cross_entropy": "swift.losses.plugin:cross_entropy"})
+"""`--loss_type` of causal language models -> a function as this one, or a class as `swift.losses.plugin:BaseLoss`."""

@@ -68,6 +68,7 @@ class Prepared:
     claim: Claim
     head: Head | None = None
     aim: Aim = SUPERVISED
+    flat: bool = False
 
     @property
     def adapters(self) -> list[str]:
@@ -80,8 +81,9 @@ class Prepared:
     def collate(self) -> Padded | Flattened | TaskBatch:
         """How rows become batches."""
         assert isinstance(self.tokenizer.pad_token_id, int), "load_tokenizer gives every tokenizer a padding token"
-        padded = Padded(self.tokenizer.pad_token_id, self.command.template.padding_side)
-        tokens = Flattened() if is_flat(self.command) else padded
+        columns = ("channel",) if self.command.training.enable_channel_loss else ()
+        padded = Padded(self.tokenizer.pad_token_id, self.command.template.padding_side, columns)
+        tokens = Flattened(columns) if self.flat or is_flat(self.command) else padded
         return tokens if self.head is None else TaskBatch(tokens, self.aim)
 
     @property
@@ -230,6 +232,14 @@ def write_accounts(data: Data, folder: Path) -> None:
 def is_flat(command: Sft) -> bool:
     """Whether rows are laid end to end, in packs or batch by batch, instead of padded."""
     return command.template.padding_free or command.training.packing
+
+
+def may_be_flat(command: Sft) -> bool:
+    """Whether rows that would be padded may as well be laid end to end: where padding costs as much as tokens do, on a
+    CPU, and neither somebody has said how to pad nor the kind of training looks at rows."""
+    said = [command.sources[name] for name in ("padding_free", "padding_side") if name in command.sources]
+    looks = command.model.task_type != "causal_lm" or command.method.tuner_type not in ("full", "lora")
+    return not looks and not torch.accelerator.is_available() and not any(source.asked_for for source in said)
 
 
 def is_adapter(checkpoint: Path) -> bool:

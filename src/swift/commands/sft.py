@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from peft import PeftModel
 from transformers import PreTrainedModel, TrainerCallback
 
 from swift.commands import check
-from swift.commands.preparation import Data, Prepared, is_flat, prepare
+from swift.commands.preparation import Data, Prepared, is_flat, may_be_flat, prepare
 from swift.core import environment, phases
 from swift.core.errors import UsageError
 from swift.core.logs import get_logger
@@ -20,6 +21,7 @@ from swift.data.packing import PackedSet, pack_samples
 from swift.data.samples import SampleSet
 from swift.data.stream import Stream
 from swift.models.heads import head_module, with_padding
+from swift.models.liger import use_liger
 from swift.models.load import load_model
 from swift.models.parameters import parameter_table
 from swift.models.vocabulary import token_ids, with_room
@@ -30,7 +32,7 @@ from swift.proofs.schedule import schedule
 from swift.trainers import processes
 from swift.trainers.base import Feed, SwiftTrainer
 from swift.trainers.gradients import backward_on, first_batches
-from swift.trainers.isolation import isolate
+from swift.trainers.isolation import isolate, isolate_if_it_can
 from swift.trainers.lisa import Lisa
 from swift.trainers.objectives import objective_of
 from swift.trainers.representation import Goal, RepresentationTrainer
@@ -64,7 +66,8 @@ def run(command: Sft, watchers: Sequence[TrainerCallback] = ()) -> Path | int | 
 def fit(prepared: Prepared, watchers: Sequence[TrainerCallback] = ()) -> Path | None:
     """Train what is prepared. Returns the folder of the last checkpoint, None when none was saved."""
     command, data = prepared.command, prepared.data
-    model = learner(prepared)
+    model, flat = learner(prepared)
+    prepared = replace(prepared, flat=flat)
     table = parameter_table(model)
     get_logger().info("%s", table)
     show_first(prepared)
@@ -85,27 +88,33 @@ def fit(prepared: Prepared, watchers: Sequence[TrainerCallback] = ()) -> Path | 
     return outcome.last
 
 
-def learner(prepared: Prepared) -> PreTrainedModel | PeftModel:
-    """The model with its weights, ready to learn what `--tuner_type` trains."""
+def learner(prepared: Prepared) -> tuple[PreTrainedModel | PeftModel, bool]:
+    """The model with its weights, ready to learn what `--tuner_type` trains, and whether rows are laid end to end."""
     command = prepared.command
     phases.enter("loading the model")
     if command.method.tuner_backend == "unsloth":
-        return unsloth.learner(
-            prepared.info, command.method.tuner_type, command.tuner, loading_of(command), prepared.adapters
-        )  # fmt: skip
+        loading = loading_of(command)
+        learns = unsloth.learner(prepared.info, command.method.tuner_type, command.tuner, loading, prepared.adapters)
+        return learns, is_flat(command)
     model = with_room(load_model(prepared.info, command.model, command.quantization, training=True), prepared.tokenizer)
     with_padding(model, prepared.tokenizer, command.model.task_type)
-    if is_flat(command):
+    if command.training.use_liger_kernel:
+        use_liger(model)
+    flat = is_flat(command)
+    if flat:
         if command.model.task_type in ("seq_cls", "reranker"):
             head_module(model)
         isolate(model, command.model.attn_impl, "--packing" if command.training.packing else "--padding_free")
+    elif may_be_flat(command):
+        flat = isolate_if_it_can(model, command.model.attn_impl)
     if command.method.tuner_type == "longlora":
         shift_attention(model, command.template.max_length, command.model.attn_impl)
-    return attach(
+    learns = attach(
         model, command.method, command.tuner, variants=command.variants, adapters=prepared.adapters,
         asked=[name for name, source in command.sources.items() if source.asked_for],
         run=about_the_run(prepared),
     )  # fmt: skip
+    return learns, flat
 
 
 def trainer_of(

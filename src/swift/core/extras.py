@@ -20,6 +20,7 @@ EXTRAS = {
     "gradio": "ui",
     "modelscope_hub": "modelscope",
     "swanlab": "swanlab",
+    "liger_kernel": "liger",
 }
 """Module -> the extra of Swiftlet that brings it."""
 

@@ -10,8 +10,11 @@ from torch import Tensor
 
 
 def sum_by_sequence(values_N: Tensor, sequence_N: Tensor, count: int) -> Tensor:
-    """The sum of the tokens' values in each of `count` sequences, [S]; `sequence_N` says whose token each is."""
-    return values_N.new_zeros(count).index_add(0, sequence_N, values_N)
+    """The sum of the tokens' values in each of `count` sequences, [S]; `sequence_N` says whose token each is.
+
+    Values may have further axes, which stay.
+    """
+    return values_N.new_zeros(count, *values_N.shape[1:]).index_add(0, sequence_N, values_N)
 
 
 def sequence_of_packed(cu_seq_lens: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from swift.losses.logps import token_logps
+from swift.losses.chunked import learn
+from swift.losses.objective import Objective
+from swift.losses.projection import Projection
 from swift.losses.reduce import sum_by_sequence
 
 IGNORED = -100
@@ -24,57 +26,58 @@ def predicted(labels_BT: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a batch says of the model, per sequence: [S] each, float32.
+    """What a batch says of the model, float32.
 
-    loss: the sum of the weighted losses of the sequence's learnt tokens; carries the gradient.
-    tokens: how many tokens are learnt; weights do not change this count.
-    correct: how many of them are the model's first choice.
+    total: the sum of the weighted losses of all learnt tokens; carries the gradient.
+    loss: the same per sequence, [S], without gradient.
+    tokens: how many tokens of each sequence are learnt, [S]; weights do not change this count.
+    correct: how many of them are the model's first choice, [S].
     """
 
+    total: Tensor
     loss: Tensor
     tokens: Tensor
     correct: Tensor
 
-    def stacked(self) -> Tensor:
-        """The three side by side, [S, 3], without gradient: what evaluation gathers."""
-        return torch.stack([self.loss.detach(), self.tokens, self.correct], dim=1)
+
+@dataclass(frozen=True)
+class Learnt:
+    """The tokens of a batch that are learnt.
+
+    learns: [B, T], at which positions something has to be predicted.
+    targets: what, [N]. weights: how much each weighs, [N] or None. sequence: whose each is, [N], of `count` sequences.
+    """
+
+    learns: Tensor
+    targets: Tensor
+    weights: Tensor | None
+    sequence: Tensor
+    count: int
+
+    def to(self, device: torch.device) -> Learnt:
+        """The same on another device, where the hidden states of a model that is spread over several come out."""
+        weights = None if self.weights is None else self.weights.to(device)
+        return Learnt(self.learns.to(device), self.targets.to(device), weights, self.sequence.to(device), self.count)
 
 
-def score(
-    logits_NV: Tensor,
-    targets_N: Tensor,
-    weights_N: Tensor | None,
-    sequence_N: Tensor,
-    count: int,
-    smoothing: float = 0.0,
-) -> Scores:
-    """Cross-entropy of the learnt tokens, in float32: `loss_n = -w_n log p(target_n)`.
+def learnt(labels_BT: Tensor, weights_BT: Tensor | None, whose_BT: Tensor, count: int) -> Learnt:
+    """The tokens that are learnt; labels and weights stand where their token stands."""
+    targets_BT = predicted(labels_BT)
+    learns_BT = targets_BT != IGNORED
+    weights_N = None if weights_BT is None else weights_BT.roll(-1, 1)[learns_BT]
+    return Learnt(learns_BT, targets_BT[learns_BT], weights_N, whose_BT[learns_BT], count)
 
-    With `smoothing` e the target is `1 - e` of the learnt token and `e` of all tokens alike, see `smoothed`.
+
+def score(hidden_ND: Tensor, projection: Projection, tokens: Learnt, objective: Objective) -> Scores:
+    """How well hidden states predict the learnt tokens.
+
     Weights multiply the losses and are not part of any denominator: the caller divides by the number of tokens, so
     that a weight of 2 doubles a token's pull and leaves that of its neighbours alone.
     """
-    logps_N = token_logps(logits_NV, targets_N)
-    loss_N = -(smoothed(logits_NV, targets_N, logps_N, smoothing) if smoothing else logps_N)
-    if weights_N is not None:
-        loss_N = loss_N * weights_N
-    with torch.no_grad():
-        correct_N = (logits_NV.argmax(-1) == targets_N).float()
-    return Scores(
-        loss=sum_by_sequence(loss_N, sequence_N, count),
-        tokens=sum_by_sequence(torch.ones_like(correct_N), sequence_N, count),
-        correct=sum_by_sequence(correct_N, sequence_N, count),
-    )
-
-
-def smoothed(logits_NV: Tensor, targets_N: Tensor, logps_N: Tensor, smoothing: float) -> Tensor:
-    """`(1 - e) log p(target) + e mean_v log p(v)`: label smoothing (Szegedy et al. 2016, section 7).
-
-    The mean over the vocabulary is that of the logits less their normaliser, so no second softmax is computed.
-    """
-    normaliser_N = logits_NV.gather(-1, targets_N[:, None]).squeeze(-1).float() - logps_N
-    mean_logps_N = logits_NV.mean(-1, dtype=torch.float32) - normaliser_N
-    return (1 - smoothing) * logps_N + smoothing * mean_logps_N
+    found = learn(hidden_ND, projection, tokens.targets, tokens.weights, objective)
+    values_N3 = torch.stack([found.losses, torch.ones_like(found.losses), found.correct], dim=1)
+    loss_S, tokens_S, correct_S = sum_by_sequence(values_N3, tokens.sequence, tokens.count).unbind(1)
+    return Scores(found.total, loss_S, tokens_S, correct_S)
 
 
 def token_accuracy(tokens_S: Tensor, correct_S: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from swift.catalog.agents import AGENT_TEMPLATES, CHECKPOINTS_ONLY
+from swift.catalog.components import LOSSES
 from swift.catalog.layouts import LAYOUTS
 from swift.core.registry import nearest
 from swift.options.case import Case, Rules, exclusive
@@ -342,6 +343,36 @@ def tensor_parallelism_is_for_full_training(case: Case) -> Words | None:
         f"(got {case['tuner_type']} and {case['deepspeed']}).",
         "--deepspeed_autotp_size 需要 --tuner_type full 且 --deepspeed 为 zero0、zero1 或 zero2"
         f"（得到 {case['tuner_type']} 和 {case['deepspeed']}）。",
+    )
+
+
+@rule("pt", "sft")
+def a_loss_is_known(case: Case) -> Words | None:
+    """A loss of ours, unless plugins may bring others."""
+    name = case["loss_type"]
+    if name is None or name in LOSSES or case["external_plugins"] or case["task_type"] != "causal_lm":
+        return None
+    known = ", ".join(sorted(LOSSES))
+    return Words(
+        f"--loss_type {name}: there is no such loss of language models. There are: {known}, and those that "
+        "--external_plugins adds.",
+        f"--loss_type {name}：没有这个语言模型损失。可选：{known}，以及 --external_plugins 注册的损失。",
+    )
+
+
+@rule("pt", "sft")
+def a_loss_of_ones_own_sees_all_logits(case: Case) -> Words | None:
+    """What it does with them is not known here, so nothing can be left out or changed for it."""
+    if case["loss_type"] is None or case["task_type"] != "causal_lm":
+        return None
+    smooths = float(case.extra.get("label_smoothing_factor", 0) or 0) > 0
+    other = "label_smoothing_factor" if smooths else "use_logits_to_keep" if case["use_logits_to_keep"] else None
+    if other is None:
+        return None
+    return Words(
+        f"--{other} cannot be used together with --loss_type, which is given the logits of all tokens and does with "
+        "them what it wants. Remove one of them.",
+        f"--{other} 不能与 --loss_type 同时使用：自定义损失会得到全部 token 的 logits 并自行处理。请去掉其中一个。",
     )
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from swift.options.conditions import absent, equals, given
+from swift.options.conditions import absent, command, equals, given
 from swift.options.declare import Fraction, Json, JsonOrName, Options, option
 from swift.options.general import HUBS
 from swift.options.model import MULTIMODAL
@@ -13,8 +13,8 @@ SAVES = equals("save_strategy", "steps", "epoch")
 EVALUATES = equals("eval_strategy", "steps", "epoch")
 HAS_WORKERS = given("dataloader_num_workers")
 RESUMES = given("resume_from_checkpoint")
+SUPERVISED = command("pt", "sft") & equals("task_type", "causal_lm")
 DEEPSPEED = "DeepSpeed"
-PLUGINS = "losses, optimizers and callbacks of your own"
 
 
 def _steps(value: float) -> float:
@@ -89,12 +89,13 @@ class TrainingOptions(Options):
     """Whether the first step is logged."""
     logging_steps: Steps = 5
     """Steps between two log entries; below 1 a share of all steps."""
-    router_aux_loss_coef: NonNegativeFloat = option(0.0, later="the auxiliary loss of mixture-of-experts models")
+    router_aux_loss_coef: NonNegativeFloat = option(0.0, when=equals("task_type", "causal_lm"))
     """Weight of the loss that balances the experts of a mixture-of-experts model; 0 leaves it out."""
-    enable_dft_loss: bool = option(False, later="the DFT loss")
+    enable_dft_loss: bool = option(False, when=SUPERVISED)
     """Whether the loss of a token is weighted by its own probability (Dynamic Fine-Tuning, arXiv 2508.05629)."""
-    enable_channel_loss: bool = option(False, later="losses per channel")
-    """Whether the loss is also logged for each value of the data set's column `channel`."""
+    enable_channel_loss: bool = option(False, when=SUPERVISED)
+    """Whether the loss is also logged for each value of the data set's column `channel`; `None` stands for rows
+    without one."""
     predict_with_generate: bool = option(False, important=True, later="evaluation by generation")
     """Whether evaluation generates replies and compares them with the reference, instead of measuring the loss."""
     metric_for_best_model: str | None = option(
@@ -165,8 +166,9 @@ class TrainingOptions(Options):
     processes."""
     neftune_noise_alpha: NonNegativeFloat = option(0.0, important=True)
     """Strength of the noise on input embeddings (NEFTune); 0 is none, 5, 10 and 15 are usual."""
-    use_liger_kernel: bool = option(False, important=True, later="Liger kernels")
-    """Whether the fused kernels of Liger save memory and time. Only for causal_lm, and not with `--device_map`."""
+    use_liger_kernel: bool = option(False, important=True)
+    """Whether Liger's kernels for norms, rotary embeddings and feed-forward layers save memory and time on a GPU. The
+    loss is computed without all logits in any case. Only for causal_lm, and not with `--device_map`."""
     average_tokens_across_devices: bool = False
     """Whether the loss is averaged over the tokens of all processes together instead of in each process."""
     max_grad_norm: NonNegativeFloat = 1.0
@@ -200,13 +202,9 @@ class TrainingOptions(Options):
     optimizer: str | None = option(None, rule="lorap with lorap_lr_ratio, galore with use_galore")
     """Name of a registered optimizer, which goes before `--optim`: muon, muonclip, lorap, galore, or one of your own
     (`--external_plugins`)."""
-    loss_type: str | None = option(
-        None, later=PLUGINS, rule="cosine_similarity for embedding, pointwise_reranker for rerankers",
-        works=(
-            "cosine_similarity", "contrastive", "online_contrastive", "infonce", "pointwise_reranker", "listwise_reranker",
-        ),
-    )  # fmt: skip
-    """Name of a registered loss; the model's own when not given."""
+    loss_type: str | None = option(None, rule="cosine_similarity for embedding, pointwise_reranker for rerankers")
+    """Name of a registered loss. For causal_lm: cross_entropy, or one that `--external_plugins` adds; without it,
+    cross-entropy of the learnt tokens with everything the other options say."""
     eval_metric: str | None = option(
         None,
         rule="nlg for causal_lm with predict_with_generate; infonce or paired for embedding by loss_type; "

@@ -66,7 +66,7 @@ NOT_TAKEN: dict[str, str] = {
     "include_for_metrics": _EVALUATION,
     "label_names": "labels are made from the conversations",
     "length_column_name": "lengths are known from the tokens",
-    "liger_kernel_config": "the Liger kernels are not available yet",
+    "liger_kernel_config": "--use_liger_kernel puts in all kernels that the model has",
     "local_rank": "the launcher sets it",
     "parallelism_config": "it is not available yet",
     "prediction_loss_only": _EVALUATION,

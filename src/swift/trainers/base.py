@@ -57,6 +57,7 @@ from swift.trainers.optimizer_state import check_saved, mark
 from swift.trainers.optimizers import OptimizerCallback
 from swift.trainers.outputs import STATE, Continuation
 from swift.trainers.position import Pace, join_order, read_position
+from swift.trainers.processes import gathered
 from swift.trainers.savable import make_savable, save_on_this_node, without_whole_embeddings
 from swift.trainers.streaming import Follower, for_stream
 from swift.tuners.adalora import is_adalora
@@ -347,9 +348,10 @@ class SwiftTrainer(Trainer):
     @override
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the values, and with those of training the ratios that were recorded since the last time."""
-        if "loss" in logs and self._sums:
-            names = sorted(self._sums)
-            sums = self.accelerator.reduce(torch.stack([self._sums[name] for name in names]), "sum")
+        names = sorted(set().union(*gathered(list(self._sums)))) if "loss" in logs else []
+        if names:
+            nothing = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+            sums = self.accelerator.reduce(torch.stack([self._sums.get(name, nothing) for name in names]), "sum")
             self._sums.clear()
             logs |= {name: right / max(total, 1) for name, (right, total) in zip(names, sums.tolist(), strict=True)}  # type: ignore[union-attr]
         super().log(logs, start_time)

@@ -10,15 +10,17 @@ from swift.core.errors import UsageError
 from swift.core.logs import get_logger
 
 
-def check_best_metric(args: TrainingArguments, known: Sequence[str] | None) -> None:
+def check_best_metric(args: TrainingArguments, known: Sequence[str] | None, prefix: str | None = None) -> None:
     """Raise UsageError, before anything is trained, for a metric that is not among the `known` ones.
 
     known: what evaluation reports; None when only a plugin knows.
+    prefix: how further metrics begin whose names come from the rows.
     """
     wanted = args.metric_for_best_model
     if args.eval_strategy == "no" or wanted is None:
         return
-    if known is not None and wanted.removeprefix("eval_") not in known:
+    name = wanted.removeprefix("eval_")
+    if known is not None and name not in known and not (prefix and name.startswith(prefix)):
         raise UsageError(f"--metric_for_best_model {wanted}: evaluation reports {' and '.join(known)}. Choose one.")
     if args.save_strategy == "steps" and args.eval_strategy == "steps" and args.save_steps % (args.eval_steps or 1):
         get_logger().warning(

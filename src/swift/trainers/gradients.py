@@ -14,10 +14,11 @@ from swift.core.errors import DataError
 from swift.core.logs import get_logger
 from swift.data.sharding import EpochSampler
 from swift.data.stream import Dealer, Share, Stream
-from swift.losses.supervised import IGNORED, predicted, score
+from swift.losses.objective import Objective
+from swift.losses.supervised import IGNORED
 from swift.options.tuner_variants import TunerVariantOptions
+from swift.trainers.scoring import choose_way
 
-NOT_OF_THE_MODEL = ("labels", "loss_weights")
 Collate = Callable[[Any], dict[str, Any]]
 
 
@@ -62,21 +63,10 @@ def backward_on(batches: Sequence[dict[str, Any]]) -> Callable[[nn.Module], None
     """What computes the gradients of the loss on these batches, each the mean over its learnt tokens, given a model."""
 
     def run(model: nn.Module) -> None:
-        device = next(model.parameters()).device
+        device, way = next(model.parameters()).device, choose_way(model, None, router=False)
         for batch in batches:
-            loss(model, {name: value.to(device) for name, value in batch.items()}).backward()
+            there = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+            scores, _ = way.run(model, there, Objective())
+            (scores.total / scores.tokens.sum().clamp(min=1)).backward()
 
     return run
-
-
-def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """The mean loss of a batch over its learnt tokens, weighted as in training."""
-    targets_BT = predicted(batch["labels"])
-    fed = {name: value for name, value in batch.items() if name not in NOT_OF_THE_MODEL}
-    logits_BTV = model(**fed, use_cache=False).logits
-    learns_BT = targets_BT != IGNORED
-    weights_BT = batch.get("loss_weights")
-    weights_K = None if weights_BT is None else weights_BT.roll(-1, 1)[learns_BT]
-    whose_K = targets_BT.new_zeros(int(learns_BT.sum()))
-    scores = score(logits_BTV[learns_BT], targets_BT[learns_BT], weights_K, whose_K, 1, 0.0)
-    return scores.loss.sum() / scores.tokens.sum().clamp(min=1)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,6 +19,7 @@ from swift.chat.render import Sample
 from swift.core.errors import ModelError
 from swift.core.logs import get_logger
 from swift.data.collate import IGNORED, Flattened
+from swift.models.evaluating import evaluating
 from swift.models.varlen import VARLEN, can_attend_by_sequence, watch_windows
 
 FIRST, SECOND = 24, 17
@@ -62,6 +61,16 @@ def isolate(model: PreTrainedModel, attn_impl: str | None, flag: str) -> None:
     get_logger().info("%s: %s attention keeps the rows of a batch apart", flag, given)
 
 
+def isolate_if_it_can(model: PreTrainedModel, attn_impl: str | None) -> bool:
+    """Whether rows can be laid end to end without seeing each other, the attention for it being chosen, as `isolate`
+    does it. A model for which they cannot is left as it was."""
+    try:
+        isolate(model, attn_impl, "rows are laid end to end, which saves padding (--padding_free false pads)")
+    except ModelError:
+        return False
+    return True
+
+
 def isolates(model: PreTrainedModel) -> bool:
     """Whether the sequences of a row are to this model what they are alone."""
     return _leak(model, _alone(model)) is None
@@ -98,7 +107,7 @@ def _leak(model: PreTrainedModel, alone: Tensor) -> str | None:
 def _alone(model: PreTrainedModel) -> Tensor:
     """The logits of the watched sequence in a row of its own, which is no packed row: nothing but its tokens."""
     watched = torch.tensor([_sequences(model)[2]], device=_embeddings(model).device)
-    with _evaluating(model):
+    with evaluating(model):
         return _states(model, input_ids=watched)[0]
 
 
@@ -120,7 +129,7 @@ def _run(model: PreTrainedModel, sequences: list[list[int]]) -> tuple[Tensor, bo
     }
     hook = model.get_input_embeddings().register_forward_hook(watch)
     try:
-        with _evaluating(model):
+        with evaluating(model):
             logits = _states(model, **fed)[0, -SECOND:]
     finally:
         hook.remove()
@@ -161,15 +170,3 @@ def _takes_borders(model: PreTrainedModel) -> bool:
     parameters = inspect.signature(inner.forward).parameters
     has_rest = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     return "position_ids" in parameters and (has_rest or "cu_seq_lens_q" in parameters)
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """The model without dropout, and after it every module as it was."""
-    were_training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in were_training:
-            module.training = True
