@@ -148,8 +148,8 @@ def test_both_languages_say_the_same_thing():
     [
         (
             commands.Sft,
-            {**TRAIN, "use_flash_ckpt": True},
-            "--use_flash_ckpt true is not available yet: DLRover's flash checkpoints.",
+            {**TRAIN, "push_to_hub": True},
+            "--push_to_hub true is not available yet: pushing to a hub.",
         ),
         (commands.Sft, {**TRAIN, "freeze_vit": False}, "--freeze_vit false is not available yet"),
         (
@@ -438,13 +438,13 @@ def test_an_option_that_is_an_optimizer_chooses_it():
 
 
 def test_all_broken_rules_are_reported_together():
-    found = said(commands.Sft, {"lora_ga_iters": 3, "eval_strategy": "steps", "use_flash_ckpt": True})
+    found = said(commands.Sft, {"lora_ga_iters": 3, "eval_strategy": "steps", "push_to_hub": True})
     for text in (
         "--model is missing",
         "--dataset is missing",
         "--lora_ga_iters 3",
         "--eval_strategy steps",
-        "--use_flash_ckpt true",
+        "--push_to_hub true",
     ):
         assert any(text in sentence for sentence in found), text
 
