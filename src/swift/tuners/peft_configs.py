@@ -210,4 +210,5 @@ def _is_embedding(suffix: str) -> bool:
 
 
 def _is_tied(model: PreTrainedModel) -> bool:
-    return bool(model.config.get_text_config().tie_word_embeddings)
+    """Whether the output layer is the embedding; a model without one has nothing to tie, whatever its config says."""
+    return bool(model.config.get_text_config().tie_word_embeddings) and model.get_output_embeddings() is not None
