@@ -60,7 +60,7 @@ def test_a_few_logits_at_a_time_give_the_loss_and_the_gradient_of_all_of_them(tm
     for few in (None, False):
         run = runs.prepare(tmp_path / str(few), model=MODELS[name](), use_logits_to_keep=few)
         assert (run.trainer.way.projection is not None) == (few is None)
-        loss = run.trainer.compute_loss(run.trainer.model, collate(samples))
+        loss = run.trainer.compute_loss(run.trainer.model.eval(), collate(samples))
         loss.backward()
         gradients = {key: value.grad for key, value in run.trainer.model.named_parameters() if value.grad is not None}
         results[few] = (loss.detach(), gradients)

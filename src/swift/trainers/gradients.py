@@ -63,10 +63,15 @@ def backward_on(batches: Sequence[dict[str, Any]]) -> Callable[[nn.Module], None
     """What computes the gradients of the loss on these batches, each the mean over its learnt tokens, given a model."""
 
     def run(model: nn.Module) -> None:
-        device, way = next(model.parameters()).device, choose_way(model, None, router=False)
+        device = next(model.parameters()).device
         for batch in batches:
             there = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
-            scores, _ = way.run(model, there, Objective())
-            (scores.total / scores.tokens.sum().clamp(min=1)).backward()
+            loss(model, there).backward()
 
     return run
+
+
+def loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:
+    """The mean loss of a batch over its learnt tokens, weighted as in training."""
+    scores, _ = choose_way(model, None, router=False).run(model, batch, Objective())
+    return scores.total / scores.tokens.sum().clamp(min=1)
