@@ -12,6 +12,7 @@ from own_tuning import logits, tuned
 from swift.core.errors import UsageError
 from swift.data.collate import Flattened, Padded
 from swift.trainers.lisa import Lisa
+from swift.trainers.outputs import Continuation
 from swift.tuners.attach import load_adapters
 from swift.tuners.own.longlora import shift_attention
 
@@ -124,7 +125,7 @@ def lisa(folder, *, layers=4, count=2, interval=2, resume=None, seed=42, **optio
 
     watcher = Watch()
     run.trainer.add_callback(watcher)
-    run.outcome = run.session.run(run.trainer, resume, {})
+    run.outcome = run.session.run(run.trainer, None if resume is None else Continuation(resume), {})
     return run, moved, watcher
 
 
