@@ -100,7 +100,7 @@ def take_place(rank: int, count: int, port: int) -> None:
     }  # fmt: skip
     for variable, value in places.items():
         if count > 1:
-            os.environ[variable.name] = str(value)
+            os.environ.update({variable.name: str(value)})
         else:
             os.environ.pop(variable.name, None)
 

@@ -80,6 +80,6 @@ def test_every_command_has_a_page_that_tells_its_state(name):
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_flags_in_the_words_exist(path):
     known = {name for command in COMMANDS.values() for name in flags(command)}
-    known |= {"help", "version", "lang", "why"}
+    known |= {"help", "version", "lang", "why"} | {"tiny", "steps", "json"}  # the last three of swift prove
     text = path.read_text(encoding="utf-8")
     assert set(re.findall(r"(?<![\w-])--([a-z][a-z0-9_]+)", text)) - known == set()
