@@ -372,8 +372,9 @@ def test_what_a_check_has_prepared_is_there_for_the_run(place: Path, tmp_path: P
     monkeypatch.setattr(Renderer, "samples", None)  # nothing is left to be rendered
     line = ["--model", str(place / "model"), "--dataset", str(place / "rows.jsonl"), "--report_to", "none", *words]
     prepared = prepare(parse("sft", [*line, "--output_dir", str(tmp_path / "out")]))
-    counts = [facts.samples for facts in report.datasets]
-    assert counts == [len(prepared.data.train), len(prepared.data.val)]
+    with prepared.claim:
+        counts = [facts.samples for facts in report.datasets]
+        assert counts == [len(prepared.data.train), len(prepared.data.val)]
 
 
 def test_examples_name_the_lines_on_which_their_rows_stand(place: Path, tmp_path: Path):

@@ -30,6 +30,7 @@ def test_without_a_gpu_it_says_so(tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.parameter("tuner_backend")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.skipif(find_spec("unsloth") is not None, reason="unsloth is installed")
 def test_without_the_package_it_says_how_to_install_it(tmp_path):
     with pytest.raises(MissingPackage, match="pip install unsloth"):
