@@ -100,9 +100,10 @@ def test_neftune_disturbs_training_and_not_evaluation(tmp_path):
 def calls_of_layers(tmp_path, **options) -> list[int]:
     """How often each layer's MLP is run in a training step of one batch."""
     model, calls = tiny.model(layers=4), [0] * 4
-    for i, layer in enumerate(model.model.layers):
+    run = runs.prepare(tmp_path, model=model, max_steps=1, gradient_accumulation_steps=1, **options)
+    for i, layer in enumerate(model.model.layers):  # after the trainer has tried how its loss is computed
         layer.mlp.register_forward_pre_hook(lambda *_, i=i: calls.__setitem__(i, calls[i] + 1))
-    runs.train(tmp_path, model=model, max_steps=1, gradient_accumulation_steps=1, **options)
+    run.session.run(run.trainer, None, {})
     return calls
 
 
