@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from swift.chat.render import Prompt
 
 FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What a reply must match: exactly one of a JSON schema ({} is any JSON object) and a regular expression."""
+
+    json_schema: dict[str, Any] | None = None
+    regex: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +26,11 @@ class Sampling:
     max_new_tokens: None continues to the end of the model's context.
     temperature: 0 is greedy.
     top_k: 0 or less looks at the whole vocabulary.
+    min_p: tokens less likely than this share of the likeliest are not drawn.
+    presence_penalty, frequency_penalty: taken from the logits of tokens that the reply holds, once, and once for each
+        time it holds them.
+    length_penalty: exponent of the length by which the score of a beam is divided.
+    structure: what the text of the reply must match; None lets it be anything.
     stop: words that end a reply and stay in it (the end-of-turn token is cut from it).
     logprobs: whether each token comes with its log-probability; top_logprobs adds that many of the likeliest tokens,
         and asks for logprobs by itself.
@@ -29,8 +42,13 @@ class Sampling:
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
     repetition_penalty: float | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     num_beams: int = 1
+    length_penalty: float = 1.0
+    structure: Structure | None = None
     stop: tuple[str, ...] = ()
     logprobs: bool = False
     top_logprobs: int | None = None
@@ -68,11 +86,27 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of a reply that is still growing; the last one carries the finish reason and the whole completion."""
+    """A piece of a reply that is still growing; the last one carries the finish reason and the whole completion.
+
+    index: which of the `n` completions it belongs to.
+    """
 
     text: str
     completion: Completion | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt of one caller among many.
+
+    adapter: the name of one of the adapters the engine was given; None is the model as it was loaded.
+    """
+
+    prompt: Prompt
+    sampling: Sampling
+    adapter: str | None = None
 
 
 class Engine(Protocol):
@@ -88,4 +122,31 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free what the engine holds."""
+        ...
+
+
+class Serving(Protocol):
+    """An engine that many callers ask at once, each in its own time."""
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens of a prompt and its reply together."""
+        ...
+
+    @property
+    def adapters(self) -> Sequence[str]:
+        """The names a request may give as its adapter."""
+        ...
+
+    def answer(self, request: Request) -> AsyncIterator[Delta]:
+        """The pieces of all completions as they grow; those of one completion come in order.
+
+        Leaving the iterator early (`aclose`, or a cancelled task) frees the place of the request at the next token.
+
+        Raises EngineError, before the first piece, for a request that cannot be answered.
+        """
+        ...
+
+    def close(self) -> None:
+        """End what is running, and free what the engine holds."""
         ...
