@@ -22,6 +22,7 @@ from swift.models.quantize import is_quantized
 from swift.options.tuner import TunerChoice, TunerOptions
 from swift.options.tuner_variants import TunerVariantOptions
 from swift.tuners import adalora, residual
+from swift.tuners.dropout import quicken
 from swift.tuners.freeze import freeze
 from swift.tuners.methods import METHODS, Method, kind_of, method_of
 from swift.tuners.own.methods import OWN_METHODS, attach_own, is_own, load_own
@@ -133,6 +134,7 @@ def _made(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
 
 def _with_types(adapted: PeftModel, options: TunerOptions) -> PeftModel:
     """The adapter in the types it is trained in."""
+    quicken(adapted)
     _cast_trained(adapted)
     if options.lora_dtype is not None:
         _cast_adapter(adapted, options.lora_dtype, str(adapted.dtype).removeprefix("torch."))
