@@ -10,6 +10,7 @@ import json
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,8 @@ class Stock:
 
     def _wanted_items(self, wanted: Numbers) -> Iterator[Item]:
         for batch, chosen in self._with_wanted(wanted):
-            items = [outcome for outcome in self._kitchen.reader.read(batch) if isinstance(outcome, Item)]
+            readable = (outcome for outcome in self._kitchen.reader.read(batch) if isinstance(outcome, Item))
+            items = list(islice(readable, int(chosen[-1]) + 1))
             yield from (items[index] for index in chosen)
 
     # ----------------------------------------------------------------------------------------------------- the account

@@ -34,6 +34,8 @@ FIRST = 2
 """Rows of every data set that are shown."""
 WITNESSES = 48
 """Rows of every data set that are looked at token by token."""
+NEIGHBOURS = 4
+"""Of these, how many stand together: the file is read again in few places."""
 LAST_TOKENS = 4
 """Learnt tokens at the end of a sample among which the one that ends the reply must be: white space may follow it."""
 
@@ -176,12 +178,14 @@ def _numbers(store: Store, samples: Integers, stops: frozenset[int], rows: Integ
 
 
 def _chosen(rows: Integers, owners: Integers) -> list[int]:
-    """The rows that become witnesses: the first of every data set, and others evenly spread."""
+    """The rows that become witnesses: the first of every data set, and groups of others evenly spread."""
     chosen: list[int] = []
     for owner in numpy.unique(owners):
         own = rows[owners == owner]
-        spread = own[:: max(len(own) // WITNESSES, 1)][:WITNESSES]
-        chosen += numpy.unique(numpy.concatenate([own[:FIRST], spread])).tolist()
+        groups = len(own) // NEIGHBOURS
+        first = numpy.arange(groups)[:: max(groups * NEIGHBOURS // WITNESSES, 1)] * NEIGHBOURS
+        spread = (first[:, None] + numpy.arange(NEIGHBOURS)).ravel() if len(own) > WITNESSES else numpy.arange(len(own))
+        chosen += numpy.union1d(own[:FIRST], own[spread[:WITNESSES]]).tolist()
     return chosen
 
 
