@@ -129,6 +129,8 @@ def _command(name: str, argv: list[str], language: str) -> int:
     if address is None:
         raise UsageError(say("later_command", language, command=name))
     launch.settle_threads()
+    if command.general.use_ray and not environment.TORCHELASTIC_RUN_ID.is_set():
+        return _run("swift.parallel.ray:run", name, argv, command.general)
     launch.relaunch(name, argv)
     launch.end_with_launcher()
     return _run(address, command)

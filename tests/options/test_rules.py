@@ -183,6 +183,13 @@ CONTRADICTIONS = {
     "split_is_for_pre_training": (commands.Sft, {**TRAIN, "truncation_strategy": "split"}, {}, "swift pt only"),
     "a_named_rope_needs_a_length": (commands.Sft, {**TRAIN, "rope_scaling": "yarn"}, {}, "--max_model_len"),
     "ray_needs_its_groups": (commands.Sft, {**TRAIN, "use_ray": True}, {}, "--device_groups"),
+    "processes_divide_into_rows": (
+        commands.Sft, {**TRAIN, "sequence_parallel_size": 3}, {}, "needs a multiple of 3 processes (there would be 1)",
+    ),
+    "a_shared_row_is_flat": (
+        commands.Sft, {**TRAIN, "sequence_parallel_size": 2, "padding_side": "left", "neftune_noise_alpha": 5.0}, {},
+        "does not work with --padding_side left, --neftune_noise_alpha 5.0",
+    ),
     "training_needs_rows": (commands.Sft, {"model": "owner/name"}, {}, "--dataset is missing"),
     "a_stream_needs_an_end": (commands.Sft, {**TRAIN, "streaming": True}, {}, "--max_steps"),
     "streams_are_not_cached": (
@@ -390,7 +397,7 @@ CONTRADICTIONS = {
     "a_pushed_model_has_an_id": (commands.Export, {"model": "owner/name", "push_to_hub": True}, {}, "--hub_model_id"),
 }  # fmt: skip
 """Rule -> a command that breaks it, and what must be said."""
-ELSEWHERE = {"a_template_is_known", "a_dialogue_has_one_partner"}
+ELSEWHERE = {"a_template_is_known", "a_dialogue_has_one_partner", "one_launcher_starts_the_processes"}
 """Rules that depend on more than options; each has a test of its own below."""
 
 
@@ -491,3 +498,25 @@ def test_an_unknown_template_is_answered_with_the_nearest_unless_plugins_may_bri
     assert not any(
         "template" in text for text in said(commands.Sft, {**TRAIN, "template": "x", "external_plugins": ["p"]})
     )
+
+
+GROUPS = {"nproc_per_node": 2, "all": {"device": "CPU", "ranks": 2, "workers": ["default"]}}
+
+
+def test_processes_are_started_by_torchrun_or_by_ray(monkeypatch):
+    values = {**TRAIN, "use_ray": True, "device_groups": GROUPS}
+    monkeypatch.delenv("NPROC_PER_NODE", raising=False)
+    assert said(commands.Sft, {**values, "sequence_parallel_size": 2}) == []
+    monkeypatch.setenv("NPROC_PER_NODE", "2")
+    assert any("NPROC_PER_NODE asks torchrun for others" in s for s in said(commands.Sft, values))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "ray")
+    assert said(commands.Sft, values) == []
+
+
+@pytest.mark.parametrize(("groups", "text"), [
+    ({"nproc_per_node": 2}, "there is no group"),
+    ({**GROUPS, "more": {"device": "CPU", "ranks": 1, "workers": ["prm"]}}, "more would do nothing"),
+    ({"all": GROUPS["all"]}, "nproc_per_node must say"),
+])  # fmt: skip
+def test_groups_of_devices_that_do_nothing_are_refused(groups, text):
+    assert any(text in s for s in said(commands.Sft, {**TRAIN, "use_ray": True, "device_groups": groups}))

@@ -71,8 +71,8 @@ class Run:
 
 
 def prepare(folder: Path, *, model: Any = None, train: list[Sample] | None = None, val: list[Sample] | None = None,
-            collate: Any = None, extra: dict[str, Any] | None = None, seed: int = 42, tracking: Any = None,
-            galore: dict[str, Any] | None = None, lorap_lr_ratio: float | None = None, **options: Any) -> Run:  # fmt: skip
+            collate: Any = None, mesh: Any = None, extra: dict[str, Any] | None = None, seed: int = 42,
+            tracking: Any = None, galore: dict[str, Any] | None = None, lorap_lr_ratio: float | None = None, **options: Any) -> Run:  # fmt: skip
     """A trainer on tiny data, ready to train into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     training = TrainingOptions(**{**PLAIN, **options})
@@ -91,6 +91,7 @@ def prepare(folder: Path, *, model: Any = None, train: list[Sample] | None = Non
             seed,
             training.train_dataloader_shuffle,
             training.group_by_length,
+            mesh=mesh,
         ),
         Companions(tiny.tokenizer(), tiny.CHATML, background=training.use_flash_ckpt),
         training,

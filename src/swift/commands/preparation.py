@@ -15,7 +15,7 @@ from swift.commands.task_settings import aim_of, renders_for
 from swift.core import environment, phases
 from swift.core.errors import RunError
 from swift.core.logs import get_logger
-from swift.data.collate import Flattened, Padded
+from swift.data.collate import Filled, Flattened, Padded
 from swift.data.collate_tasks import TaskBatch
 from swift.data.encode import LoadedData, load_samples
 from swift.data.formats import write_rows
@@ -78,12 +78,15 @@ class Prepared:
         return [str(folder) for folder in self.info.adapters]
 
     @property
-    def collate(self) -> Padded | Flattened | TaskBatch:
+    def collate(self) -> Padded | Flattened | Filled | TaskBatch:
         """How rows become batches."""
+        size = self.command.template.sequence_parallel_size
         assert isinstance(self.tokenizer.pad_token_id, int), "load_tokenizer gives every tokenizer a padding token"
         columns = ("channel",) if self.command.training.enable_channel_loss else ()
+        if size > 1:
+            return Filled(self.tokenizer.pad_token_id, 2 * size, columns)
         padded = Padded(self.tokenizer.pad_token_id, self.command.template.padding_side, columns)
-        tokens = Flattened(columns) if self.flat or is_flat(self.command) else padded
+        tokens = Flattened(columns) if self.flat or flat_by(self.command) else padded
         return tokens if self.head is None else TaskBatch(tokens, self.aim)
 
     @property
@@ -229,9 +232,14 @@ def write_accounts(data: Data, folder: Path) -> None:
     write_bad_rows(data.report.bad, folder)
 
 
-def is_flat(command: Sft) -> bool:
-    """Whether rows are laid end to end, in packs or batch by batch, instead of padded."""
-    return command.template.padding_free or command.training.packing
+def flat_by(command: Sft) -> str | None:
+    """The flag by which rows are laid end to end; None when they are padded."""
+    if command.training.packing:
+        return "--packing"
+    if command.template.padding_free:
+        return "--padding_free"
+    size = command.template.sequence_parallel_size
+    return f"--sequence_parallel_size {size}" if size > 1 else None
 
 
 def may_be_flat(command: Sft) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 from peft import PeftModel
 from transformers import PreTrainedModel, TrainerCallback
 
 from swift.commands import check
-from swift.commands.preparation import Data, Prepared, is_flat, may_be_flat, prepare
+from swift.commands.preparation import Data, Prepared, flat_by, may_be_flat, prepare
 from swift.core import environment, phases
 from swift.core.errors import UsageError
 from swift.core.logs import get_logger
@@ -28,6 +29,7 @@ from swift.models.vocabulary import token_ids, with_room
 from swift.options.commands import Sft
 from swift.options.optimizers import OptimizerOptions
 from swift.options.training import TrainingOptions
+from swift.parallel.mesh import Mesh
 from swift.proofs.schedule import schedule
 from swift.trainers import processes
 from swift.trainers.base import Feed, SwiftTrainer
@@ -37,6 +39,7 @@ from swift.trainers.lisa import Lisa
 from swift.trainers.objectives import objective_of
 from swift.trainers.representation import Goal, RepresentationTrainer
 from swift.trainers.session import Outcome, open_session, say_farewell, statistics
+from swift.trainers.sharing import share
 from swift.trainers.supervised import SupervisedTrainer
 from swift.trainers.watchdog import Watchdog
 from swift.tuners import unsloth
@@ -66,14 +69,14 @@ def run(command: Sft, watchers: Sequence[TrainerCallback] = ()) -> Path | int | 
 def fit(prepared: Prepared, watchers: Sequence[TrainerCallback] = ()) -> Path | None:
     """Train what is prepared. Returns the folder of the last checkpoint, None when none was saved."""
     command, data = prepared.command, prepared.data
-    model, flat = learner(prepared)
+    model, flat, mesh = learner(prepared)
     prepared = replace(prepared, flat=flat)
     table = parameter_table(model)
     get_logger().info("%s", table)
     show_first(prepared)
     session = open_session(prepared.folder, command.training, command.tracking)
     callbacks = [*session.callbacks, *drawing_layers(model, command.optimizers)]
-    trainer = trainer_of(prepared, model, callbacks)
+    trainer = trainer_of(prepared, model, mesh, callbacks)
     for watcher in watchers:
         trainer.add_callback(watcher)
     about = {
@@ -88,37 +91,41 @@ def fit(prepared: Prepared, watchers: Sequence[TrainerCallback] = ()) -> Path | 
     return outcome.last
 
 
-def learner(prepared: Prepared) -> tuple[PreTrainedModel | PeftModel, bool]:
-    """The model with its weights, ready to learn what `--tuner_type` trains, and whether rows are laid end to end."""
+def learner(prepared: Prepared) -> tuple[PreTrainedModel | PeftModel, bool, Mesh | None]:
+    """The model with its weights, ready to learn what `--tuner_type` trains, whether rows are laid end to end, and the
+    processes that share each row."""
     command = prepared.command
     phases.enter("loading the model")
     if command.method.tuner_backend == "unsloth":
         loading = loading_of(command)
         learns = unsloth.learner(prepared.info, command.method.tuner_type, command.tuner, loading, prepared.adapters)
-        return learns, is_flat(command)
+        return learns, bool(flat_by(command)), None
     model = with_room(load_model(prepared.info, command.model, command.quantization, training=True), prepared.tokenizer)
     with_padding(model, prepared.tokenizer, command.model.task_type)
     if command.training.use_liger_kernel:
         use_liger(model)
-    flat = is_flat(command)
-    if flat:
+    flag = flat_by(command)
+    flat = flag is not None
+    if flag is not None:
         if command.model.task_type in ("seq_cls", "reranker"):
             head_module(model)
-        isolate(model, command.model.attn_impl, "--packing" if command.training.packing else "--padding_free")
+        isolate(model, command.model.attn_impl, flag)
     elif may_be_flat(command):
         flat = isolate_if_it_can(model, command.model.attn_impl)
     if command.method.tuner_type == "longlora":
         shift_attention(model, command.template.max_length, command.model.attn_impl)
+    size, patience = command.template.sequence_parallel_size, timedelta(seconds=command.general.ddp_timeout)
+    mesh = share(model, size, patience) if size > 1 else None
     learns = attach(
         model, command.method, command.tuner, variants=command.variants, adapters=prepared.adapters,
         asked=[name for name, source in command.sources.items() if source.asked_for],
         run=about_the_run(prepared),
     )  # fmt: skip
-    return learns, flat
+    return learns, flat, mesh
 
 
 def trainer_of(
-    prepared: Prepared, model: PreTrainedModel | PeftModel, callbacks: list[TrainerCallback]
+    prepared: Prepared, model: PreTrainedModel | PeftModel, mesh: Mesh | None, callbacks: list[TrainerCallback]
 ) -> SwiftTrainer:
     """What trains: on tokens that are learnt, or on what `--task_type` makes of whole texts."""
     training, companions = prepared.command.training, prepared.companions
@@ -128,9 +135,9 @@ def trainer_of(
                 f"--eval_metric {training.eval_metric} is not available yet for causal_lm, whose evaluation reports "
                 f"loss and accuracy."
             )
-        return SupervisedTrainer(model, prepared.arguments, feed(prepared), companions, training, callbacks)
+        return SupervisedTrainer(model, prepared.arguments, feed(prepared, mesh), companions, training, callbacks)
     goal = Goal(prepared.head, objective_of(prepared.head, training.loss_type), training.eval_metric)
-    return RepresentationTrainer(model, prepared.arguments, feed(prepared), companions, goal, callbacks)
+    return RepresentationTrainer(model, prepared.arguments, feed(prepared, mesh), companions, goal, callbacks)
 
 
 def loading_of(command: Sft) -> unsloth.Loading:
@@ -150,7 +157,9 @@ def about_the_run(prepared: Prepared) -> Run:
     if command.method.tuner_type == "adalora":
         drawn = packed(command.training, samples)
         rows = 0 if isinstance(drawn, Stream) else len(drawn)  # a stream has --max_steps
-        steps = schedule(command.training, rows, prepared.arguments.world_size).total
+        steps = schedule(
+            command.training, rows, prepared.arguments.world_size // command.template.sequence_parallel_size
+        ).total
     if command.tuner.init_weights == "lora-ga" and not prepared.adapters:
         backward = backward_on(first_batches(samples, prepared.collate, command.variants, command.data.data_seed))
     return Run(token_ids(prepared.tokenizer, command.model.new_special_tokens), steps, backward, command.values())
@@ -165,12 +174,12 @@ def drawing_layers(model: PreTrainedModel | PeftModel, options: OptimizerOptions
     return [Lisa(layers, options.lisa_activated_layers, options.lisa_step_interval)]
 
 
-def feed(prepared: Prepared) -> Feed:
-    """What the trainer is fed with."""
+def feed(prepared: Prepared, mesh: Mesh | None) -> Feed:
+    """What the trainer is fed with, and by whom each row is shared."""
     training, data = prepared.command.training, prepared.data
     return Feed(
         packed(training, data.train), data.val, prepared.collate, prepared.command.data.data_seed,
-        training.train_dataloader_shuffle, training.group_by_length, draws(data.train),
+        training.train_dataloader_shuffle, training.group_by_length, draws(data.train), mesh,
     )  # fmt: skip
 
 

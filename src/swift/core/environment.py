@@ -148,6 +148,9 @@ TORCH_ELASTIC_SHUTDOWN_TIMEOUT = Variable(
     "25",
 )
 TORCHELASTIC_RUN_ID = Variable("TORCHELASTIC_RUN_ID", "Set by torchrun in the processes it starts.")
+RAY_ADDRESS = Variable(
+    "RAY_ADDRESS", "The Ray cluster to join, auto or host:port; without it one begins here. Read by ray."
+)
 LANG = Variable("LANG", "Language of help and errors: Chinese when it begins with zh.", "en")
 DEVICE_TFLOPS = Variable("DEVICE_TFLOPS", "What a device can compute, for --callbacks perf_log; measured when not set.")
 NO_COLOR = Variable("NO_COLOR", "Any value: no colours in the terminal.")
@@ -161,6 +164,11 @@ def names() -> frozenset[str]:
 def knob_text(value: Any) -> str:
     """The text that a value of `--model_kwargs` is as an environment variable: true and false, JSON, or as it is."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def inherited(**more: str) -> dict[str, str]:
+    """The environment of a process that is started from here: that of this one, and more."""
+    return {**os.environ, **more}
 
 
 def rank() -> int:

@@ -101,6 +101,26 @@ class Flattened:
         return {**batch, **_columns(samples, self.columns)}
 
 
+@dataclass(frozen=True)
+class Filled:
+    """As `Flattened`, with one more sequence at the end, of 1 to `multiple` tokens of padding that nobody learns.
+
+    So the row can be cut into equal parts (`--sequence_parallel_size`). The sequence of padding is there in any case:
+    batches of as many samples have as many sequences.
+    """
+
+    pad_token_id: int
+    multiple: int
+    columns: tuple[str, ...] = ()
+
+    def __call__(self, items: Sequence[Sample] | Sequence[list[Sample]]) -> dict[str, Any]:
+        """The samples, one behind the other, in their order, and the padding."""
+        samples = [sample for item in items for sample in (item if isinstance(item, list) else [item])]
+        missing = self.multiple - sum(len(sample) for sample in samples) % self.multiple
+        padding = Sample([self.pad_token_id] * missing, [IGNORED] * missing)
+        return {**Flattened()([*samples, padding]), **_columns(samples, self.columns)}
+
+
 def _weights(sample: Sample) -> list[float]:
     """A weight per token: the sample's own, or 1 where a token is learnt and 0 elsewhere."""
     if sample.weights is not None:

@@ -20,6 +20,7 @@ from swift.catalog.tasks import TASK_LOSSES
 from swift.core import environment
 from swift.options.conditions import Values
 from swift.options.declare import Command, Origin, Source, flags
+from swift.options.device_groups import processes_on_ray
 
 Derived = tuple[Any, str] | None
 """A value and why it was chosen."""
@@ -69,6 +70,12 @@ def processes() -> int:
     if environment.WORLD_SIZE.is_set():
         return environment.world_size()
     return (environment.NPROC_PER_NODE.integer() or 1) * (environment.NNODES.integer() or 1)
+
+
+def training_processes(values: Values) -> int:
+    """As `processes`; with `--use_ray`, before they are there, as many as the group that trains has ranks."""
+    on_ray = None if environment.WORLD_SIZE.is_set() else processes_on_ray(values)
+    return on_ray or processes()
 
 
 def is_validated(values: Values) -> bool:
@@ -174,7 +181,7 @@ def gradient_accumulation_steps(values: Values) -> Derived:
     """Enough passes that an optimizer step sees 16 rows."""
     if values.get("rlhf_type") == "grpo":
         return 1, "grpo learns from each batch at once"
-    readers = max(1, processes() // values["sequence_parallel_size"])
+    readers = max(1, training_processes(values) // values["sequence_parallel_size"])
     steps = max(1, math.ceil(ENOUGH_ROWS / values["per_device_train_batch_size"] / readers))
     return steps, f"so that an optimizer step sees at least {ENOUGH_ROWS} rows"
 

@@ -4,11 +4,11 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from swift.options.conditions import given
+from swift.options.conditions import command, given
 from swift.options.declare import Json, Options, option
 
 HUBS = "pushing to a hub"
-RAY = "running on Ray"
+RAY = given("use_ray")
 
 
 class GeneralOptions(Options):
@@ -36,9 +36,10 @@ class GeneralOptions(Options):
     """Whether unknown options are a warning instead of an error, as a notebook's own arguments need it."""
     config: str | None = None
     """A YAML or JSON file of options, name: value. Options on the command line win over the file."""
-    use_ray: bool = option(False, later=RAY)
-    """Whether the work is spread over a Ray cluster."""
-    ray_exp_name: str | None = option(None, when=given("use_ray"), later=RAY)
-    """Prefix of the names of the Ray cluster and its workers."""
-    device_groups: Json | None = option(None, when=given("use_ray"), later=RAY)
-    """Which devices do which part of the work: named groups of ranks and their workers. Required with `--use_ray`."""
+    use_ray: bool = option(False, when=command("pt", "sft"))
+    """Whether the run is started on a Ray cluster: that of RAY_ADDRESS, or one that begins on this machine."""
+    ray_exp_name: str | None = option(None, when=RAY)
+    """Prefix of the names of the actors in the Ray cluster, and its namespace."""
+    device_groups: Json | None = option(None, when=RAY)
+    """Which devices do which part of the work: named groups of ranks and their workers, of which `default` trains.
+    Required with `--use_ray`."""

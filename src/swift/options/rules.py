@@ -93,10 +93,8 @@ def _is_unavailable(flag: Flag, value: Any) -> bool:
 
 LATER_ZH = {
     "pushing to a hub": "推送到 hub",
-    "running on Ray": "使用 Ray 运行",
     "quantizing a model": "模型量化",
     "models of images, video and audio": "图像、视频和音频模型",
-    "sequence parallelism": "序列并行",
     "DeepSpeed": "DeepSpeed",
     "FSDP2": "FSDP2",
     "evaluation by generation": "生成式评估",

@@ -7,10 +7,12 @@ from pathlib import Path
 from swift.catalog.agents import AGENT_TEMPLATES, CHECKPOINTS_ONLY
 from swift.catalog.components import LOSSES
 from swift.catalog.layouts import LAYOUTS
+from swift.core import environment
 from swift.core.registry import nearest
 from swift.options.case import Case, Rules, exclusive
 from swift.options.conditions import Words
-from swift.options.defaults import is_validated
+from swift.options.defaults import is_validated, training_processes
+from swift.options.device_groups import TRAINS, DeviceGroups, read_groups
 
 rule = Rules()
 TRAINING = ("pt", "sft", "rlhf")
@@ -124,10 +126,43 @@ def a_named_rope_needs_a_length(case: Case) -> Words | None:
 @rule()
 def ray_needs_its_groups(case: Case) -> Words | None:
     """Nothing is placed by itself on a cluster."""
-    if not case["use_ray"] or case["device_groups"]:
+    if not case["use_ray"] or "use_ray" not in case.asked:
         return None
+    if case["device_groups"]:
+        return _groups_that_do_nothing(read_groups(case["device_groups"]))
     return Words(
         "--use_ray needs --device_groups, which says what runs where.", "--use_ray 需要 --device_groups 指定设备分组。"
+    )
+
+
+def _groups_that_do_nothing(groups: DeviceGroups | Words) -> Words | None:
+    if isinstance(groups, Words):
+        return groups
+    idle = [group.name for group in groups.groups if group.workers != (TRAINS,)]
+    if groups.groups and not idle:
+        return None
+    shown = ", ".join(idle)
+    return Words(
+        f"--device_groups: training is done by one group, with workers: [{TRAINS}]"
+        + (f"; {shown} would do nothing, or something else." if idle else "; there is no group."),
+        f"--device_groups：训练由一个 workers 为 [{TRAINS}] 的组完成"
+        + (f"；{shown} 不会被使用。" if idle else "；未定义任何组。"),
+    )
+
+
+@rule()
+def one_launcher_starts_the_processes(case: Case) -> Words | None:
+    """torchrun and Ray would each start all of them."""
+    if not case["use_ray"] or environment.TORCHELASTIC_RUN_ID.is_set():
+        return None
+    given = [variable.name for variable in (environment.NPROC_PER_NODE, environment.NNODES) if variable.is_set()]
+    if not given:
+        return None
+    names = ", ".join(given)
+    return Words(
+        f"--use_ray starts as many processes as --device_groups has ranks, and {names} asks torchrun for others. Unset "
+        f"{names}.",
+        f"--use_ray 按 --device_groups 的 ranks 启动进程，而 {names} 会让 torchrun 另外启动。请取消设置 {names}。",
     )
 
 
@@ -373,6 +408,47 @@ def a_loss_of_ones_own_sees_all_logits(case: Case) -> Words | None:
         f"--{other} cannot be used together with --loss_type, which is given the logits of all tokens and does with "
         "them what it wants. Remove one of them.",
         f"--{other} 不能与 --loss_type 同时使用：自定义损失会得到全部 token 的 logits 并自行处理。请去掉其中一个。",
+    )
+
+
+@rule(*TRAINING)
+def processes_divide_into_rows(case: Case) -> Words | None:
+    """Every row is shared by as many processes as any other."""
+    size, count = case["sequence_parallel_size"] or 1, training_processes(case.values)
+    if count % size == 0:
+        return None
+    return Words(
+        f"--sequence_parallel_size {size} needs a multiple of {size} processes (there would be {count}). Set "
+        f"NPROC_PER_NODE, e.g. NPROC_PER_NODE={size} swift {case.command} ...",
+        f"--sequence_parallel_size {size} 需要进程数为 {size} 的倍数（当前为 {count}）。请设置 NPROC_PER_NODE，"
+        f"例如 NPROC_PER_NODE={size} swift {case.command} ...",
+    )
+
+
+@rule(*TRAINING)
+def a_shared_row_is_flat(case: Case) -> Words | None:
+    """What looks at a whole row, or at one side of it, does not work on its parts."""
+    if (case["sequence_parallel_size"] or 1) < 2:
+        return None
+    refused = {
+        "--padding_side left": case["padding_side"] == "left",
+        f"--neftune_noise_alpha {case['neftune_noise_alpha']}": bool(case["neftune_noise_alpha"]),
+        f"--task_type {case['task_type']}": case["task_type"] not in {None, "causal_lm"},
+        f"--loss_type {case['loss_type']}": bool(case["loss_type"]),
+        f"--router_aux_loss_coef {case['router_aux_loss_coef']}": bool(case["router_aux_loss_coef"]),
+        "--predict_with_generate true": bool(case["predict_with_generate"]),
+        f"--tuner_type {case['tuner_type']}": case["tuner_type"] in {"longlora", "reft"},
+        "--init_weights lora-ga": case["init_weights"] == "lora-ga",
+        "--tuner_backend unsloth": case["tuner_backend"] == "unsloth",
+        "swift rlhf": case.command == "rlhf",
+    }
+    names = ", ".join(name for name, is_refused in refused.items() if is_refused)
+    if not names:
+        return None
+    return Words(
+        f"--sequence_parallel_size {case['sequence_parallel_size']} does not work with {names}: rows are laid end to end "
+        "and cut into parts. Remove one of them.",
+        f"--sequence_parallel_size {case['sequence_parallel_size']} 不支持 {names}：样本首尾相接后会被切分。请去掉其中一个。",
     )
 
 

@@ -54,8 +54,10 @@ class TemplateOptions(Options):
     """How much each token counts in the loss: a base strategy (`default`: every reply; `last_round`: what follows the
     last user message; `all`: every token) and refinements joined by +, such as `default+ignore_empty_think`: hermes, react, qwen, agentflan,
     alpha_umi, ignore_empty_think, ignore_think_prefix, JSON files or text with patterns, and those of plugins."""
-    sequence_parallel_size: PositiveInt = option(1, when=TRAINS, later="sequence parallelism")
-    """Number of processes that share each sequence."""
+    sequence_parallel_size: PositiveInt = option(1, when=TRAINS)
+    """Number of processes that share each row, so that each holds a part of a long one: by heads as far as the
+    key-value heads divide (Ulysses), the rest in a ring. Rows are laid end to end, as with `--padding_free`. The number
+    of processes must be a multiple of it."""
     template_backend: Literal["swift", "jinja"] = "swift"
     """Who prepares messages: `swift` applies its rules for thinking and history first, `jinja` hands them untouched
     to the checkpoint's chat template."""

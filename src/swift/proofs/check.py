@@ -27,7 +27,7 @@ from swift.models.quantize import loading_arguments
 from swift.models.vocabulary import token_ids
 from swift.options.commands import Rlhf, Sft
 from swift.options.declare import Origin, flags
-from swift.options.defaults import processes
+from swift.options.defaults import processes, training_processes
 from swift.options.help import show
 from swift.options.saved import SECRETS
 from swift.proofs import rows
@@ -240,7 +240,9 @@ def _look_at_rows(report: CheckReport, command: Sft, renderer: Renderer, aim: Ai
 
 def _look_at_steps(report: CheckReport, command: Sft, measured: Measured) -> Schedule:
     """How many steps the run has, and how many tokens a step."""
-    training, count = command.training, processes()
+    training, size = command.training, command.template.sequence_parallel_size
+    count = training_processes(command.values()) // size
+    sharers = "processes" if size == 1 else f"groups of {size} processes"
     numbers = measured.numbers
     lengths: list[int] = numbers.lengths[measured.train].tolist()
     is_by_row = aim_of(command).task != "supervised"  # a row of other tasks may hold several samples
@@ -258,7 +260,7 @@ def _look_at_steps(report: CheckReport, command: Sft, measured: Measured) -> Sch
     batch = f"{training.per_device_train_batch_size} x {training.gradient_accumulation_steps} x {count}"
     report.schedule += [
         Fact(f"{what} per epoch", f"{plan.rows:,}", f"{counted(len(lengths), 'sample')}" if training.packing else ""),
-        Fact(f"{what} per step", f"{plan.rows_per_step:,}", f"{batch} (batch, accumulation, processes)"),
+        Fact(f"{what} per step", f"{plan.rows_per_step:,}", f"{batch} (batch, accumulation, {sharers})"),
         Fact("steps per epoch", f"{plan.per_epoch:,}"),
         Fact("steps in all", f"{plan.total:,}", f"{plan.epochs:.3g} epochs"),
         Fact("tokens per step", f"{tokens / plan.per_epoch:,.0f}", f"{learnt / plan.per_epoch:,.0f} of them learnt"),

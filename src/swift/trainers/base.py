@@ -47,6 +47,7 @@ from swift.data.cursor import cursor_files
 from swift.data.sharding import EpochSampler, LengthGroupedSampler
 from swift.data.stream import Share, Stream
 from swift.losses.supervised import IGNORED
+from swift.parallel.mesh import Mesh
 from swift.trainers import processes
 from swift.trainers.adapters import watchers
 from swift.trainers.arguments import Arguments
@@ -59,6 +60,7 @@ from swift.trainers.outputs import STATE, Continuation
 from swift.trainers.position import Pace, join_order, read_position
 from swift.trainers.processes import gathered
 from swift.trainers.savable import make_savable, save_on_this_node, without_whole_embeddings
+from swift.trainers.sharing import Evened
 from swift.trainers.streaming import Follower, for_stream
 from swift.tuners.adalora import is_adalora
 from swift.tuners.checkpoints import complete, is_read_while_written, resume, write
@@ -71,6 +73,7 @@ class Feed:
     train: a set of samples, or a `Stream` of them, which has an order of its own.
     group_by_length: rows of like length come together in a batch; `train.lengths` says how long they are.
     tells_epoch: whether `train` gives other samples in every epoch, which an index tells it.
+    mesh: the processes that share each row (`--sequence_parallel_size`); None when each process has rows of its own.
     """
 
     train: Any
@@ -80,6 +83,7 @@ class Feed:
     shuffle: bool = True
     group_by_length: bool = False
     tells_epoch: bool = False
+    mesh: Mesh | None = None
 
     def sampler(self, batch: int) -> EpochSampler:
         """The order of the rows; `batch` of them are computed at the same time on all processes together."""
@@ -126,7 +130,9 @@ class SwiftTrainer(Trainer):
     def __init__(self, model: nn.Module, args: Arguments, feed: Feed, companions: Companions,
                  compute_metrics: Callable[[EvalPrediction], dict[str, float]],
                  callbacks: list[TrainerCallback]) -> None:  # fmt: skip
-        self.sampler = feed.sampler(args.train_batch_size * args.world_size)
+        self.mesh = feed.mesh
+        row, rows = (args.process_index, args.world_size) if feed.mesh is None else (feed.mesh.row, feed.mesh.rows)
+        self.sampler = feed.sampler(args.train_batch_size * rows)
         self.companions = companions
         self._sums: dict[str, Tensor] = {}
         self.saver = Saver(companions.background)
@@ -137,8 +143,9 @@ class SwiftTrainer(Trainer):
         self.follower: Follower | None = None
         if isinstance(feed.train, Stream):
             args = for_stream(args)
-            share = Share(args.train_batch_size, args.gradient_accumulation_steps, args.process_index, args.world_size)
-            self.follower = Follower(feed.train, share, feed.collate)
+            share = Share(args.train_batch_size, args.gradient_accumulation_steps, row, rows)
+            speaks = feed.mesh is None or feed.mesh.leads
+            self.follower = Follower(feed.train, share, feed.collate, speaks)
         config: PreTrainedConfig = model.config  # type: ignore[assignment]  # an adapter passes it on
         use_cache = config.use_cache
         super().__init__(
@@ -146,7 +153,9 @@ class SwiftTrainer(Trainer):
             args=args,
             data_collator=feed.collate,  # type: ignore[arg-type]  # samples are objects of ours, not dictionaries
             train_dataset=feed.train,  # type: ignore[arg-type]  # a stream is none to transformers: it has no length
-            eval_dataset=feed.val,
+            eval_dataset=feed.val
+            if feed.mesh is None or feed.val is None
+            else Evened(feed.val, args.eval_batch_size * rows),
             compute_metrics=compute_metrics,
             callbacks=[
                 _Position(self.sampler),
@@ -180,6 +189,16 @@ class SwiftTrainer(Trainer):
         return self.sampler
 
     @override
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
+        """As transformers deals batches to the processes; those that share a row are dealt the same ones."""
+        loader = super()._get_dataloader(*args, **kwargs)
+        if self.mesh is not None and self.mesh.rows < self.args.world_size:
+            dealt: Any = loader.batch_sampler
+            dealt.num_processes, dealt.process_index = self.mesh.rows, self.mesh.row
+            dealt.even_batches = self.mesh.rows > 1  # of one row at a time, the last batch may be smaller
+        return loader
+
+    @override
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The batches to learn from; those of a stream are dealt to the processes by the stream itself."""
         return self.follower.loader(self.args) if self.follower else super().get_train_dataloader()
@@ -195,6 +214,8 @@ class SwiftTrainer(Trainer):
         )
         if self.follower:
             return 1, steps, examples, samples, step_rows, batches, max_steps
+        if self.mesh is not None:
+            step_rows //= self.mesh.shape.size  # transformers takes every process for one that reads rows of its own
         self._pace = pace = Pace(steps, step_rows)
         begin = read_position(self._from.checkpoint) if self._from else None
         if self._from and begin:
@@ -292,6 +313,8 @@ class SwiftTrainer(Trainer):
         count = torch.tensor(sum(self.num_items(batch) for batch in batches), device=device)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             count = self.accelerator.reduce(count, "sum")
+            if self.mesh is not None:
+                count = count // self.mesh.shape.size  # type: ignore[operator]  # each row was counted by all that share it
         return batches, count.clamp(min=1)  # type: ignore[union-attr]  # one tensor in, one tensor out
 
     def num_items(self, batch: dict[str, Any]) -> int:
@@ -415,7 +438,7 @@ class SwiftTrainer(Trainer):
             self._save_scaler(str(folder))
             self._save_rng_state(str(folder))
         if self.follower:
-            self.follower.write_place(folder, self.args)
+            self.follower.write_place(folder)
         if not self.args.should_save:
             return
         if self._pace:

@@ -35,7 +35,7 @@ def isolate(model: PreTrainedModel, attn_impl: str | None, flag: str) -> None:
 
     attn_impl: what was asked for. In place of sdpa, or of what transformers chose, comes attention sequence by
         sequence, where it gives the same numbers; eager and FlashAttention stay.
-    flag: what needs it, for the message: `--packing` or `--padding_free`.
+    flag: what needs it, for the message: `--packing`, `--padding_free`, or an option with its value.
 
     Raises ModelError when sequences see each other whatever the attention.
     """
@@ -53,9 +53,10 @@ def isolate(model: PreTrainedModel, attn_impl: str | None, flag: str) -> None:
         model.set_attn_implementation(given)
     why = _leak(model, alone)
     if why is not None:
+        shown = flag if " " in flag else f"{flag} true"
         other = "Drop --attn_impl eager, or drop" if attn_impl == "eager" and can_attend_by_sequence(model) else "Drop"
         raise ModelError(
-            f"{flag} true does not work with {config.model_type} and {given} attention: {why}. {other} {flag}: rows of "
+            f"{shown} does not work with {config.model_type} and {given} attention: {why}. {other} {flag}: rows of "
             f"a batch are then padded, and --group_by_length true keeps the padding small."
         )
     get_logger().info("%s: %s attention keeps the rows of a batch apart", flag, given)
@@ -87,7 +88,7 @@ def _leak(model: PreTrainedModel, alone: Tensor) -> str | None:
     """
     if not _takes_borders(model):
         return "its forward pass takes no positions or no borders of sequences"
-    one, other, watched = _sequences(model)
+    one, other, watched = trial_sequences(model)
     try:
         with torch.enable_grad():
             behind_one, reads = _run(model, [one, watched])
@@ -96,9 +97,9 @@ def _leak(model: PreTrainedModel, alone: Tensor) -> str | None:
         return str(error).strip().rstrip(".")
     if reads:
         return "rows that are laid end to end see each other (tried on this model)"
-    tolerance = TOLERANCE if alone.dtype in (torch.float32, torch.float64) else HALF_TOLERANCE
-    distance = max(_distance(alone, behind_one), _distance(alone, behind_other))
-    if not distance <= tolerance * float(alone.double().std()):
+    tolerance = tolerance_of(alone.dtype)
+    apart = max(distance(alone, behind_one), distance(alone, behind_other))
+    if not apart <= tolerance * float(alone.double().std()):
         return "a row behind another one does not give the logits that it gives alone (tried on this model)"
     return None
 
@@ -106,7 +107,7 @@ def _leak(model: PreTrainedModel, alone: Tensor) -> str | None:
 @torch.no_grad()
 def _alone(model: PreTrainedModel) -> Tensor:
     """The logits of the watched sequence in a row of its own, which is no packed row: nothing but its tokens."""
-    watched = torch.tensor([_sequences(model)[2]], device=_embeddings(model).device)
+    watched = torch.tensor([trial_sequences(model)[2]], device=embeddings(model).device)
     with evaluating(model):
         return _states(model, input_ids=watched)[0]
 
@@ -121,7 +122,7 @@ def _run(model: PreTrainedModel, sequences: list[list[int]]) -> tuple[Tensor, bo
         return embedded[-1].clone()  # some models change their embeddings in place
 
     row = Flattened()([Sample(ids, [IGNORED] * len(ids)) for ids in sequences])
-    device = _embeddings(model).device
+    device = embeddings(model).device
     fed = {
         name: value.to(device) if isinstance(value, Tensor) else value
         for name, value in row.items()
@@ -145,23 +146,28 @@ def _states(model: PreTrainedModel, **fed: Any) -> Tensor:
     return model.base_model(**fed, use_cache=False).last_hidden_state
 
 
-def _sequences(model: PreTrainedModel) -> tuple[list[int], list[int], list[int]]:
+def trial_sequences(model: PreTrainedModel) -> tuple[list[int], list[int], list[int]]:
     """Two neighbours and the sequence that is watched, always the same random tokens."""
-    draw, vocabulary = random.Random(0), len(_embeddings(model))
+    draw, vocabulary = random.Random(0), len(embeddings(model))
     one, other, watched = ([draw.randrange(vocabulary) for _ in range(size)] for size in (FIRST, FIRST, SECOND))
     return one, other, watched
 
 
-def _embeddings(model: PreTrainedModel) -> Tensor:
+def embeddings(model: PreTrainedModel) -> Tensor:
     """The vectors of the vocabulary, [vocabulary, D]."""
     weight = model.get_input_embeddings().weight
     assert isinstance(weight, Tensor), "input embeddings have a weight"
     return weight
 
 
-def _distance(first_TV: Tensor, second_TV: Tensor) -> float:
+def distance(first_TV: Tensor, second_TV: Tensor) -> float:
     """The root of the mean squared difference of the middle token; rounding may send a few to another expert."""
     return float((first_TV.double() - second_TV.double()).square().mean(-1).sqrt().median())
+
+
+def tolerance_of(dtype: torch.dtype) -> float:
+    """The most that logits of this type may differ, as a share of their deviation."""
+    return TOLERANCE if dtype in (torch.float32, torch.float64) else HALF_TOLERANCE
 
 
 def _takes_borders(model: PreTrainedModel) -> bool:

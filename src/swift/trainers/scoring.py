@@ -21,6 +21,8 @@ from swift.losses.reduce import sequence_of_packed
 from swift.losses.supervised import Learnt, Scores, learnt, score
 from swift.models.evaluating import evaluating
 from swift.models.output_layer import PROBE, instead_of_logits, output_layer, projection
+from swift.parallel.mesh import Mesh
+from swift.trainers.sharing import OF_TOKENS, own_learnt, own_part
 
 NOT_OF_THE_MODEL = ("labels", "loss_weights", "channel")
 
@@ -32,18 +34,23 @@ class Way:
     projection, layer: hidden states are taken in front of the output layer, and logits made a few at a time.
     keeps_few: else, the model is told to make logits for some columns only.
     router: the model is asked how its experts were chosen, for the loss that balances them.
+    mesh: the processes that share each row, of which this one runs its own part.
     """
 
     projection: Projection | None
     layer: nn.Module | None
     keeps_few: bool
     router: bool = False
+    mesh: Mesh | None = None
 
     def run(self, model: nn.Module, inputs: Mapping[str, Any], objective: Objective) -> tuple[Scores, Any]:
         """The scores of a batch, and what the model returned. There is no cache: with one, packed sequences would see
         each other."""
         tokens = learnt(inputs["labels"], inputs.get("loss_weights"), *sequences(inputs))
         fed = self.fed(inputs)
+        if self.mesh is not None:
+            tokens = own_learnt(self.mesh, tokens)
+            fed |= own_part(self.mesh, {name: fed[name] for name in OF_TOKENS})
         if self.projection is None or self.layer is None:
             return self._score_logits(model, fed, tokens, objective)
         way, layer = self.projection, self.layer

@@ -46,13 +46,16 @@ class Follower(TrainerCallback):
     Gives out its batches, keeps the place after the last optimizer step and writes it into every checkpoint, says what
     became of the rows, and does at the end of a pass what is asked for at the end of an epoch.
 
+    speaks: whether this process says and writes what it knows; of those that share a row (`--sequence_parallel_size`)
+        one does.
     report: what became of all rows so far, those before a checkpoint included.
     """
 
-    def __init__(self, stream: Stream, share: Share, collate: Collate) -> None:
+    def __init__(self, stream: Stream, share: Share, collate: Collate, speaks: bool = True) -> None:
         self.stream = stream
         self.share = share
         self.collate = collate
+        self.speaks = speaks
         self.report = Report()
         self._bad: dict[tuple[str, int], BadRow] = {}
         self._folder: Path | None = None
@@ -122,19 +125,19 @@ class Follower(TrainerCallback):
             get_logger().info("step %d: pass %d over the stream has ended", state.global_step, finished)
         self._finished = finished
 
-    def write_place(self, folder: Path, args: TrainingArguments) -> None:
+    def write_place(self, folder: Path) -> None:
         """Write the place after the last optimizer step into a checkpoint."""
-        if self._cursor is None:
+        if self._cursor is None or not self.speaks:
             return
         saved = {"cursor": self._cursor.as_json(), "report": _write_report(self.report)}
-        file = cursor_file(folder, args.process_index, args.world_size)
+        file = cursor_file(folder, self.share.rank, self.share.processes)
         file.write_text(json.dumps(saved, ensure_ascii=False), encoding="utf-8")
 
     @override
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Sum up what became of the rows, over all processes; those that cannot be used are written with their texts."""
         total = Report()
-        for report in gathered(self.report):
+        for report in gathered(self.report if self.speaks else Report()):
             _add(total, report)
         total.log()
         bad = {place: row for rows in gathered(self._bad) for place, row in rows.items()}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import EvalPrediction, TrainerCallback
 from typing_extensions import override
@@ -42,7 +44,7 @@ class SupervisedTrainer(SwiftTrainer):
         self.neftune_noise_alpha = None  # transformers takes the length of a padded or packed row for a sequence's
         # a loss of one's own sees every logit
         few = False if self.custom else options.use_logits_to_keep
-        self.way = choose_way(model, few, router=self.aux_coef > 0)
+        self.way = replace(choose_way(model, few, router=self.aux_coef > 0), mesh=self.mesh)
 
     @override
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False,
@@ -50,13 +52,15 @@ class SupervisedTrainer(SwiftTrainer):
         """The weighted losses of this batch, summed, over the learnt tokens of the whole optimizer step.
 
         When tokens are averaged over processes, the count is that of all of them: times their number, because their
-        gradients are averaged. The loss that balances experts counts by the learnt tokens of its batch.
+        gradients are averaged. Processes that share a row count its tokens, and each sums its own part: the same without
+        averaging, by the number of these. The loss that balances experts counts by the learnt tokens of its batch.
         """
         noisy = self.noise > 0 and model.training
         inner = self.accelerator.unwrap_model(model) if noisy else model
         with noise_on_embeddings(inner, inputs, self.noise) if noisy else nullcontext():
             loss, scores, outputs = self.losses(model, inputs, num_items_in_batch)
-        processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        sharers = 1 if self.mesh is None else self.mesh.shape.size
+        processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else sharers
         if self.custom is None or self.custom.divides:
             loss = loss * processes
         if self.aux_coef > 0:
@@ -64,7 +68,7 @@ class SupervisedTrainer(SwiftTrainer):
             loss = loss + self.aux_coef * share * outputs.aux_loss.to(loss.device)
         if model.training:
             loss = loss + penalty(self.model, self.current_gradient_accumulation_steps)  # type: ignore[arg-type]
-            self._note(scores, outputs, inputs)
+            self._note(self.whole(scores), outputs, inputs)
         return (loss, scores) if return_outputs else loss
 
     def _note(self, scores: Scores, outputs: Any, inputs: dict[str, Any]) -> None:
@@ -88,6 +92,18 @@ class SupervisedTrainer(SwiftTrainer):
         count = num_items_in_batch if num_items_in_batch is not None else scores.tokens.sum().clamp(min=1)
         return scores.total / count, scores, outputs
 
+    def whole(self, scores: Scores) -> Scores:
+        """The scores of the sequences of a batch, those of a row that is shared added up over its processes.
+
+        The last sequence of such a row is its padding, and is left out.
+        """
+        if self.mesh is None:
+            return scores
+        sums = torch.stack([scores.loss, scores.tokens, scores.correct])
+        dist.all_reduce(sums, group=self.mesh.group)
+        loss, tokens, correct = sums[:, :-1]
+        return replace(scores, loss=loss, tokens=tokens, correct=correct)
+
     @override
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool,
                         ignore_keys: list[str] | None = None) -> tuple[None, Tensor, Tensor]:  # fmt: skip
@@ -96,6 +112,7 @@ class SupervisedTrainer(SwiftTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             inputs = self._prepare_inputs(inputs)
             _, scores, _ = self.losses(model, inputs, None)
+            scores = self.whole(scores)
         sums = torch.stack([scores.loss, scores.tokens, scores.correct], dim=1)
         if self.channels:
             sums = torch.cat([sums, self.channels.marks(inputs[COLUMN], sums)], dim=1)
