@@ -30,10 +30,15 @@ class SharedAttention:
     inner: Attention
 
     def __call__(self, module: nn.Module, query_BHTD: Tensor, key_BHTD: Tensor, value_BHTD: Tensor,
-                 attention_mask: Tensor | None, *, cu_seq_lens_q: Tensor, scaling: float,
+                 attention_mask: Tensor | None, *, scaling: float, cu_seq_lens_q: Tensor | None = None,
                  **settings: Any) -> tuple[Tensor, None]:  # fmt: skip
-        """Returns [1, T, H, D]. `cu_seq_lens_q` are the borders of the sequences of the whole row."""
+        """Returns [1, T, H, D]. `cu_seq_lens_q` are the borders of the sequences of the whole row.
+
+        A row without borders is not shared: this process computes all of it, as the trials of a model do.
+        """
         assert attention_mask is None, "rows that are shared have no padding between their sequences"
+        if cu_seq_lens_q is None:
+            return self.inner(module, query_BHTD, key_BHTD, value_BHTD, None, scaling=scaling, **settings)
         states = (query_BHTD, key_BHTD, value_BHTD)
         query, key, value = (heads_for_tokens(each, self.mesh.ulysses) for each in states)
         if self.mesh.shape.ring == 1:
