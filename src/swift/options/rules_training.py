@@ -439,6 +439,7 @@ def a_shared_row_is_flat(case: Case) -> Words | None:
         "--predict_with_generate true": bool(case["predict_with_generate"]),
         f"--tuner_type {case['tuner_type']}": case["tuner_type"] in {"longlora", "reft"},
         "--init_weights lora-ga": case["init_weights"] == "lora-ga",
+        "--optimizer muonclip": case["optimizer"] == "muonclip",
         "--tuner_backend unsloth": case["tuner_backend"] == "unsloth",
         "swift rlhf": case.command == "rlhf",
     }

@@ -79,8 +79,8 @@ class Member:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         last_words: deque[str] = deque(maxlen=LAST_WORDS)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "swift", *argv], env=environment.inherited(**variables), cwd=folder if Path(folder).is_dir() else None,
-            stderr=subprocess.PIPE, text=True, errors="replace",
+            [sys.executable, "-m", "swift", *argv], env=environment.inherited(**variables),
+            cwd=folder if Path(folder).is_dir() else None, stderr=subprocess.PIPE, text=True, errors="replace",
         )  # fmt: skip
         assert self._process.stderr is not None, "it was opened as a pipe"
         for line in self._process.stderr:

@@ -78,14 +78,8 @@ class _Ring(Function):
         of_output = gradient_KGQD.float()
         delta_KGQ = (of_output * output_KGQD).sum(-1)
         of_query = torch.zeros_like(query_KGQD, dtype=torch.float32)
-        travelling = [
-            key_KSD,
-            value_KSD,
-            *(torch.zeros_like(each, dtype=torch.float32) for each in (key_KSD, value_KSD)),
-        ]
-        for step in range(mesh.shape.ring):
-            places_S = mesh.part((mesh.place_in_ring - step) % mesh.shape.ring, length).to(query_KGQD.device)
-            key, value, of_key, of_value = travelling
+        of_key, of_value = (torch.zeros_like(each, dtype=torch.float32) for each in (key_KSD, value_KSD))
+        for (key, value), places_S in _round(mesh, [key_KSD, value_KSD], length):
             for block in torch.arange(len(places_Q)).split(_QUERIES_AT_ONCE):
                 seen = sight.visible(places_Q[block], places_S)
                 if not seen.any():
@@ -98,8 +92,7 @@ class _Ring(Function):
                 of_scores = weights_KGQS * (of_weights - delta_KGQ[:, :, block, None]) * scaling
                 of_query[:, :, block] += torch.einsum("kgqs,ksd->kgqd", of_scores, key.float())
                 of_key += torch.einsum("kgqs,kgqd->ksd", of_scores, queries)
-            travelling = passed_on([key, value, of_key, of_value], mesh.ring)  # the gradients come home in the end
-        _, _, of_key, of_value = travelling
+            of_key, of_value = passed_on([of_key, of_value], mesh.ring)  # with their keys, and home in the end
         types = query_KGQD.dtype, key_KSD.dtype, value_KSD.dtype
         made = (each.to(kind) for each, kind in zip((of_query, of_key, of_value), types, strict=True))
         return (*made, None, None, None)
