@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import tiny
 from swift.commands import sft
 from swift.commands.begin import load_plugin, settle
-from swift.core.errors import DataError, RunError, UsageError
+from swift.core.errors import DataError, MissingPackage, ModelError, RunError, UsageError
 from swift.models.info import model_info
 from swift.options.parse import parse
 
@@ -115,6 +115,22 @@ def test_bad_data_is_reported_before_a_folder_is_made(place, tmp_path):
     with pytest.raises(DataError):
         train(place, tmp_path, rows="bad.jsonl")
     assert not list(tmp_path.glob("v*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["--attn_impl", "flash_attention_2"], "needs the package flash-attn"),
+        (["--use_liger_kernel", "true"], "needs the package liger_kernel|needs a GPU"),
+        (["--quant_method", "eetq", "--quant_bits", "8"], "needs a CUDA GPU"),
+        (["--tuner_backend", "unsloth"], "needs a GPU|needs the package unsloth"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="all of them may be there")
+def test_what_this_machine_lacks_is_said_before_rows_are_read_and_a_folder_is_made(place, tmp_path, words, wanted):
+    with pytest.raises((MissingPackage, ModelError), match=wanted):
+        train(place, tmp_path, *words, rows="absent.jsonl")
+    assert not list(tmp_path.iterdir())
 
 
 def test_ctrl_c_is_told_to_the_caller_after_the_checkpoint_is_saved(place, tmp_path, said):

@@ -29,6 +29,8 @@ from swift.hub.models import access
 from swift.models.families import layout_for
 from swift.models.heads import Head
 from swift.models.info import ModelInfo, check_weights, model_info
+from swift.models.liger import require_liger
+from swift.models.load import require_means
 from swift.models.loader import saved_files
 from swift.models.precision import mixed_precision
 from swift.models.processor import load_tokenizer
@@ -44,6 +46,7 @@ from swift.trainers.claims import Claim, is_held
 from swift.trainers.journal import FILE_NAME as JOURNAL
 from swift.trainers.journal import has_finished
 from swift.trainers.outputs import Continuation, make_folder, new_folder, newest_good, resumable, versions
+from swift.tuners import unsloth
 
 Data = LoadedData | LazyData | StreamedData
 
@@ -106,6 +109,7 @@ def prepare(command: Sft) -> Prepared:
     """
     command = begin(command, command.general, deterministic=command.training.full_determinism)
     command, info = settle(command, model_info(command.model, access(command.general)))
+    require_machine(command, info)
     if command.training.check_model:
         check_weights(info)
     base = make_folder(Path(command.training.output_dir or "output").expanduser().absolute())
@@ -130,6 +134,16 @@ def prepare(command: Sft) -> Prepared:
         write_args(command, folder)
         write_accounts(data, folder)
     return Prepared(command, info, resume, arguments, tokenizer, renderer, data, folder, claim, head, aim)
+
+
+def require_machine(command: Sft, info: ModelInfo) -> None:
+    """Raise MissingPackage or ModelError for what this machine lacks to train so, before rows are prepared."""
+    if command.method.tuner_backend == "unsloth":
+        unsloth.require_unsloth()
+        return
+    require_means(info, command.model, command.quantization, training=True)
+    if command.training.use_liger_kernel:
+        require_liger()
 
 
 def resumed(command: Sft, base: Path) -> Continuation | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from transformers import PreTrainedModel
 
@@ -12,6 +14,14 @@ from swift.core.logs import get_logger
 MODULE = "liger_kernel.transformers.monkey_patch"
 
 
+def require_liger() -> ModuleType:
+    """Liger's table of kernels. Raises MissingPackage without Liger, ModelError without a GPU."""
+    patches = need(MODULE, "--use_liger_kernel true")
+    if not torch.cuda.is_available():
+        raise ModelError("--use_liger_kernel true needs a GPU that Triton compiles for, and there is none here.")
+    return patches
+
+
 def use_liger(model: PreTrainedModel) -> None:
     """Replace norms, rotary embeddings and feed-forward layers of this model by Liger's kernels.
 
@@ -19,9 +29,7 @@ def use_liger(model: PreTrainedModel) -> None:
 
     Raises MissingPackage without Liger; ModelError without a GPU, and for models that it has no kernels for.
     """
-    patches = need(MODULE, "--use_liger_kernel true")
-    if not torch.cuda.is_available():
-        raise ModelError("--use_liger_kernel true needs a GPU that Triton compiles for, and there is none here.")
+    patches = require_liger()
     known = patches.MODEL_TYPE_TO_APPLY_LIGER_FN
     if model.config.model_type not in known:
         raise ModelError(

@@ -78,6 +78,12 @@ def load_model(
     return converted(model, info, quantization, training=training)
 
 
+def require_means(info: ModelInfo, options: ModelOptions, quantization: QuantizationOptions, *, training: bool) -> None:
+    """Raise what `load_model` would raise for a package or device that is not there, without reading any weights."""
+    loading_arguments(info, quantization)
+    _implementations(info, options, training=training)
+
+
 def _implementations(info: ModelInfo, options: ModelOptions, *, training: bool) -> dict[str, Any]:
     """The arguments of `from_pretrained` that choose attention and experts."""
     arguments: dict[str, Any] = {}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -43,6 +44,13 @@ class Loading:
         return "unsloth" if self.recompute else False
 
 
+def require_unsloth() -> ModuleType:
+    """The package. Raises ModelError where there is no GPU, MissingPackage where Unsloth is missing."""
+    if not torch.cuda.is_available():
+        raise ModelError(f"{OPTION} needs a GPU, and there is none here. Use --tuner_backend peft.")
+    return need("unsloth", OPTION)
+
+
 def learner(
     info: ModelInfo, tuner_type: str, options: TunerOptions, loading: Loading, adapters: Sequence[str] = ()
 ) -> PreTrainedModel | PeftModel:
@@ -51,9 +59,7 @@ def learner(
     Raises MissingPackage where Unsloth is missing, ModelError where there is no GPU, UsageError for a number of bits
     that it does not know.
     """
-    if not torch.cuda.is_available():
-        raise ModelError(f"{OPTION} needs a GPU, and there is none here. Use --tuner_backend peft.")
-    fast: Any = need("unsloth", OPTION).FastLanguageModel
+    fast: Any = require_unsloth().FastLanguageModel
     if loading.bits not in (None, 4, 8):
         raise UsageError(f"{OPTION} loads weights in 4 or 8 bits (got --quant_bits {loading.bits}).")
     model, _ = fast.from_pretrained(
