@@ -32,21 +32,6 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def said():
-    """What the logger of Swiftlet says, line by line."""
-    lines: list[str] = []
-
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(record.getMessage())
-
-    listener = Listener()
-    logging.getLogger("swift").addHandler(listener)
-    yield lines
-    logging.getLogger("swift").removeHandler(listener)
-
-
 def train(place: Path, output: Path, *words: str, command: str = "sft", rows: str = "rows.jsonl") -> Path | None:
     line = ["--model", str(place / "model"), "--dataset", str(place / rows), "--output_dir", str(output),
             "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2", "--logging_steps", "1",
@@ -54,7 +39,7 @@ def train(place: Path, output: Path, *words: str, command: str = "sft", rows: st
     return sft.run(parse(command, line))
 
 
-def test_an_adapter_is_trained_saved_and_loads_with_plain_peft(place, tmp_path, said):
+def test_an_adapter_is_trained_saved_and_loads_with_plain_peft(place, tmp_path, told):
     last = train(place, tmp_path, "--max_steps", "2", "--split_dataset_ratio", "0.25", "--eval_steps", "1",
                  "--learning_rate", "1e-2")  # fmt: skip
     assert last is not None
@@ -72,20 +57,20 @@ def test_an_adapter_is_trained_saved_and_loads_with_plain_peft(place, tmp_path, 
     assert len(held_back) == 4
     assert all("messages" in row for row in held_back)
     assert "eval_loss" in (run / "logging.jsonl").read_text()
-    decided = [line.split()[0] for line in said if " = " in line]
+    decided = [line.split()[0] for line in told if " = " in line]
     assert "optim" in decided
     assert "learning_rate" not in decided  # it was asked for
-    assert f"try it: swift infer --adapters {last}" in said
+    assert f"try it: swift infer --adapters {last}" in told
 
 
 @pytest.mark.parameter("tuner_type")
-def test_a_whole_model_is_pre_trained_and_loads_by_itself(place, tmp_path, said):
+def test_a_whole_model_is_pre_trained_and_loads_by_itself(place, tmp_path, told):
     last = train(place, tmp_path, "--max_steps", "1", "--tuner_type", "full", command="pt", rows="texts.jsonl")
     assert last is not None
     trained = AutoModelForCausalLM.from_pretrained(last)
     start = AutoModelForCausalLM.from_pretrained(place / "model")
     assert not torch.equal(trained.lm_head.weight, start.lm_head.weight)
-    assert f"try it: swift infer --model {last}" in said
+    assert f"try it: swift infer --model {last}" in told
 
 
 @pytest.mark.parameter("add_version")
@@ -98,7 +83,7 @@ def test_a_version_is_added_unless_it_is_not_wanted(place, tmp_path):
 
 
 @pytest.mark.parameter("resume_from_checkpoint")
-def test_a_run_that_was_stopped_goes_on_from_its_folder(place, tmp_path, said):
+def test_a_run_that_was_stopped_goes_on_from_its_folder(place, tmp_path, told):
     short = train(place, tmp_path / "short", "--max_steps", "6", "--save_steps", "3")
     again = train(
         place, tmp_path / "again", "--max_steps", "6", "--resume_from_checkpoint", str(short.parent / "checkpoint-3")
@@ -133,7 +118,7 @@ def test_what_this_machine_lacks_is_said_before_rows_are_read_and_a_folder_is_ma
     assert not list(tmp_path.iterdir())
 
 
-def test_ctrl_c_is_told_to_the_caller_after_the_checkpoint_is_saved(place, tmp_path, said):
+def test_ctrl_c_is_told_to_the_caller_after_the_checkpoint_is_saved(place, tmp_path, told):
     class Impulse(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if record.getMessage().endswith("checkpoint-1"):
@@ -147,7 +132,7 @@ def test_ctrl_c_is_told_to_the_caller_after_the_checkpoint_is_saved(place, tmp_p
     finally:
         logging.getLogger("swift").removeHandler(impulse)
     assert (tmp_path / "checkpoint-2").is_dir()
-    assert any(line.startswith("go on:") for line in said)
+    assert any(line.startswith("go on:") for line in told)
 
 
 def test_a_generation_config_that_transformers_will_not_write_is_kept_as_it_is(place, tmp_path):
@@ -211,7 +196,7 @@ class Dies(logging.Handler):
 
 
 @pytest.mark.parameter("use_flash_ckpt")
-def test_a_run_that_was_cut_off_is_gone_on_with_by_the_same_command(place, tmp_path, said):
+def test_a_run_that_was_cut_off_is_gone_on_with_by_the_same_command(place, tmp_path, told):
     words = ["--max_steps", "6", "--save_steps", "2", "--use_flash_ckpt", "true", "--lora_dropout", "0.3"]
     whole = train(place, tmp_path / "whole", *words)
     impulse = Dies("checkpoint-2")
@@ -221,21 +206,21 @@ def test_a_run_that_was_cut_off_is_gone_on_with_by_the_same_command(place, tmp_p
             train(place, tmp_path / "cut", *words)
     finally:
         logging.getLogger("swift").removeHandler(impulse)
-    said.clear()
+    told.clear()
     last = train(place, tmp_path / "cut", *words)
-    assert any(line.startswith("going on from") and "v0-" in line and "checkpoint-4" in line for line in said)
+    assert any(line.startswith("going on from") and "v0-" in line and "checkpoint-4" in line for line in told)
     assert last.parent.name.startswith("v1-")
     for name in ("adapter_model.safetensors", "optimizer.pt"):
         assert (last / name).read_bytes() == (whole / name).read_bytes(), name
     # the second came to its end
-    said.clear()
+    told.clear()
     train(place, tmp_path / "cut", *words)
-    assert any("v1-" in line and "came to its end, so this one begins anew" in line for line in said)
-    assert not any(line.startswith("going on from") for line in said)
+    assert any("v1-" in line and "came to its end, so this one begins anew" in line for line in told)
+    assert not any(line.startswith("going on from") for line in told)
 
 
 @pytest.mark.parameter("use_flash_ckpt")
-def test_a_run_with_other_options_is_not_gone_on_with_and_says_which(place, tmp_path, said):
+def test_a_run_with_other_options_is_not_gone_on_with_and_says_which(place, tmp_path, told):
     words = ["--max_steps", "3", "--save_steps", "1", "--use_flash_ckpt", "true"]
     impulse = Dies("checkpoint-1")
     logging.getLogger("swift").addHandler(impulse)
@@ -245,13 +230,13 @@ def test_a_run_with_other_options_is_not_gone_on_with_and_says_which(place, tmp_
     finally:
         logging.getLogger("swift").removeHandler(impulse)
     train(place, tmp_path, *words, "--lora_rank", "4")
-    assert any("was another one" in line and "--lora_rank was 8 and is 4" in line for line in said)
+    assert any("was another one" in line and "--lora_rank was 8 and is 4" in line for line in told)
 
 
 @pytest.mark.parameter("resume_only_model")
 @pytest.mark.parameter("ignore_data_skip")
 @pytest.mark.parametrize("kind", ["lora", "full"])
-def test_the_weights_of_a_checkpoint_are_taken_alone(place, tmp_path, said, kind):
+def test_the_weights_of_a_checkpoint_are_taken_alone(place, tmp_path, told, kind):
     words = ["--max_steps", "4", "--save_steps", "2", "--tuner_type", kind, "--save_only_model", "true"]
     first = train(place, tmp_path / "first", *words)
     with pytest.raises(RunError, match="--resume_only_model true"):
@@ -266,7 +251,7 @@ def test_the_weights_of_a_checkpoint_are_taken_alone(place, tmp_path, said, kind
 
     assert steps(on) == ["3/4", "4/4"]
     assert steps(anew) == ["1/4", "2/4", "3/4", "4/4"]
-    assert any("its weights alone; steps and rows begin anew" in line for line in said)
+    assert any("its weights alone; steps and rows begin anew" in line for line in told)
 
 
 def test_a_second_training_in_a_folder_is_refused_before_anything_is_written(place, tmp_path):
@@ -306,16 +291,16 @@ def test_channels_and_losses_of_ones_own_from_a_command_line(place, tmp_path):
         assert all(key in logged for key in ('"loss_a"', '"loss_b"', '"eval_loss_a"', '"eval_loss_b"'))
 
 
-def test_rows_are_not_padded_on_a_cpu_unless_somebody_says_so_and_learn_the_same(place, tmp_path, said):
+def test_rows_are_not_padded_on_a_cpu_unless_somebody_says_so_and_learn_the_same(place, tmp_path, told):
     if torch.accelerator.is_available():
         pytest.skip("rows are padded on an accelerator")
     losses = []
     for name, words in {"a": [], "b": ["--padding_free", "false"], "c": ["--padding_side", "right"]}.items():
-        said.clear()
+        told.clear()
         last = train(place, tmp_path / name, "--max_steps", "2", "--split_dataset_ratio", "0.25",
                      "--lora_dropout", "0", *words)  # fmt: skip
         rows = [json.loads(line) for line in (last.parent / "logging.jsonl").read_text().splitlines()]
         losses.append([row[key] for row in rows for key in ("loss", "eval_loss", "grad_norm") if key in row])
-        assert any("laid end to end" in line for line in said) == (name == "a")
+        assert any("laid end to end" in line for line in told) == (name == "a")
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert losses[1] == losses[2]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import multiprocessing
 import os
 import resource
@@ -18,27 +17,12 @@ import test_trainers_streaming as streams
 from transformers import TrainerCallback
 
 from swift.core.errors import RunError
-from swift.core.logs import get_logger
 from swift.data.collate import Padded
 from swift.trainers.checkpoints import MANIFEST, Place, damage, delete, seal, start, tidy
 from swift.trainers.claims import FILE_NAME, Claim, is_held
 from swift.trainers.outputs import Continuation, checkpoints, new_folder, resumable
 
 SAVING: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1}
-
-
-@pytest.fixture
-def told():
-    lines: list[str] = []
-
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(record.getMessage())
-
-    listener = Listener()
-    get_logger().addHandler(listener)
-    yield lines
-    get_logger().removeHandler(listener)
 
 
 @pytest.fixture(scope="module")

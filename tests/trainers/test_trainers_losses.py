@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -156,19 +155,9 @@ def channelled(count: int = 8, names: tuple[str | None, ...] = ("math", "chat", 
     return samples
 
 
-@pytest.fixture
-def said():
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger("swift").addHandler(handler)
-    yield lines
-    logging.getLogger("swift").removeHandler(handler)
-
-
 @pytest.mark.parameter("enable_channel_loss")
 @pytest.mark.parametrize("collate", [Padded(0, columns=("channel",)), Flattened(("channel",))], ids=["padded", "flat"])
-def test_each_channel_has_the_mean_loss_of_its_tokens_in_training_and_evaluation(tmp_path, collate, said):
+def test_each_channel_has_the_mean_loss_of_its_tokens_in_training_and_evaluation(tmp_path, collate, told):
     samples = channelled()
     run = runs.train(tmp_path, train=samples, val=samples, collate=collate, enable_channel_loss=True, max_steps=1,
                      learning_rate=1e-12, per_device_train_batch_size=4, gradient_accumulation_steps=2,
@@ -183,7 +172,7 @@ def test_each_channel_has_the_mean_loss_of_its_tokens_in_training_and_evaluation
     learnt = {name: sum(s.learnt for s in samples if s.extra.get("channel") == name) for name in ("math", "chat", None)}
     mean = sum(expected[f"loss_{name}"] * count for name, count in learnt.items()) / sum(learnt.values())
     assert run.logged("loss")[0] == pytest.approx(mean, rel=1e-5)
-    assert sum("loss_None" in line for line in said) == 1
+    assert sum("loss_None" in line for line in told) == 1
 
 
 @pytest.mark.parameter("enable_channel_loss")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 
 import pytest
@@ -157,21 +156,6 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def said():
-    """What the logger of Swiftlet says, line by line."""
-    lines: list[str] = []
-
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(record.getMessage())
-
-    listener = Listener()
-    logging.getLogger("swift").addHandler(listener)
-    yield lines
-    logging.getLogger("swift").removeHandler(listener)
-
-
 def train(place: Path, output: Path, *words: str, model: str = "model") -> Path:
     line = ["--model", str(place / model), "--dataset", str(place / "rows.jsonl"), "--output_dir", str(output),
             "--gradient_accumulation_steps", "1", "--logging_steps", "1",
@@ -183,15 +167,15 @@ def train(place: Path, output: Path, *words: str, model: str = "model") -> Path:
 
 @pytest.mark.parameter("packing")
 @pytest.mark.parameter("packing_length")
-def test_a_command_packs_rows_into_sequences_as_long_as_a_row_may_be(place, tmp_path, said):
+def test_a_command_packs_rows_into_sequences_as_long_as_a_row_may_be(place, tmp_path, told):
     once = ("--packing", "true", "--num_train_epochs", "1")
     last = train(place, tmp_path, *once, "--split_dataset_ratio", "0.1")
     options = json.loads((last / "args.json").read_text())
     assert (options["packing_length"], options["max_length"]) == (512, 512)  # the context of the model
-    packing = next(line for line in said if line.startswith("packing: "))
+    packing = next(line for line in told if line.startswith("packing: "))
     assert packing.startswith("packing: 22 rows in ")
     assert last.name == f"checkpoint-{packing.split(' rows in ')[1].split()[0]}"
-    assert "--packing: attention is computed sequence by sequence, without a mask" in said
+    assert "--packing: attention is computed sequence by sequence, without a mask" in told
     assert VARLEN not in (last / "config.json").read_text()
     half = train(place, tmp_path / "half", *once, "--packing_length", "256", "--max_length", "256")
     assert int(half.name.split("-")[1]) > int(last.name.split("-")[1])
@@ -199,19 +183,19 @@ def test_a_command_packs_rows_into_sequences_as_long_as_a_row_may_be(place, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parameter("packing_num_proc")
-def test_a_command_packs_in_several_processes(place, tmp_path, said):
+def test_a_command_packs_in_several_processes(place, tmp_path, told):
     words = ("--packing", "true", "--packing_length", "300", "--max_length", "300")
     train(place, tmp_path / "one", *words)
     train(place, tmp_path / "three", *words, "--packing_num_proc", "3")
-    one, three = (line.split(" packs")[0] for line in said if line.startswith("packing: "))
+    one, three = (line.split(" packs")[0] for line in told if line.startswith("packing: "))
     assert one != three
 
 
 @pytest.mark.parameter("padding_free")
-def test_a_command_lays_rows_end_to_end(place, tmp_path, said):
+def test_a_command_lays_rows_end_to_end(place, tmp_path, told):
     words = ("--per_device_train_batch_size", "4", "--max_steps", "3")
     free = train(place, tmp_path / "free", *words, "--padding_free", "true")
-    assert "--padding_free: attention is computed sequence by sequence, without a mask" in said
+    assert "--padding_free: attention is computed sequence by sequence, without a mask" in told
     padded = train(place, tmp_path / "padded", *words)
     losses = [
         [entry["loss"] for entry in map(json.loads, (last.parent / "logging.jsonl").read_text().splitlines()) if "loss" in entry]

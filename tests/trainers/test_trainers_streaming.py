@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import socket
@@ -21,7 +20,6 @@ import tiny
 from swift.chat.render import Renderer
 from swift.commands import sft
 from swift.core.errors import DataError, RunError
-from swift.core.logs import get_logger
 from swift.data.collate import Flattened
 from swift.data.encode import load_samples
 from swift.data.stream import Stream, open_stream
@@ -30,21 +28,6 @@ from swift.options.parse import parse
 from swift.options.template import TemplateOptions
 
 WORKER = Path(__file__).with_name("streaming_worker.py")
-
-
-@pytest.fixture
-def told():
-    """What the logger of Swiftlet says."""
-    lines: list[str] = []
-
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(record.getMessage())
-
-    listener = Listener()
-    get_logger().addHandler(listener)
-    yield lines
-    get_logger().removeHandler(listener)
 
 
 def rows(file: Path, count: int = 50, broken: int = 9) -> Path:
