@@ -182,7 +182,7 @@ def questions_of(data: DataOptions, sample: int | None, hub: HubAccess) -> list[
         numbers = sorted(Random(data.data_seed).sample(numbers, sample))
     elif sample is not None and sample > len(items):
         get_logger().info("val_dataset_sample = %d: there are %d rows, and all are taken", sample, len(items))
-    return [_question(number + 1, items[number].conversation) for number in numbers]
+    return [question_of(number + 1, items[number].conversation) for number in numbers]
 
 
 def answer(command: Infer, chat: Chat, info: ModelInfo, questions: Sequence[Question]) -> Path:
@@ -214,7 +214,8 @@ def _result_path(command: Infer, info: ModelInfo) -> Path:
     return result_path(command.infer.result_path, checkpoint_folder(command.values()), info.name)
 
 
-def _question(number: int, conversation: Conversation) -> Question:
+def question_of(number: int, conversation: Conversation) -> Question:
+    """A row without its last reply, which is what is expected: a text, or calls of tools."""
     messages = conversation.messages
     if messages[-1].role == "tool_call":
         before = max((i for i, m in enumerate(messages) if m.role not in ("assistant", "tool_call")), default=-1) + 1
@@ -226,7 +227,7 @@ def _question(number: int, conversation: Conversation) -> Question:
     return Question(number, replace(conversation, messages=messages[:-1]), messages[-1].content)
 
 
-def _worded(chat: Chat, question: Question) -> Question:
+def worded(chat: Chat, question: Question) -> Question:
     """A question whose expected reply is what the model would have to say. Raises DataError for unreadable calls."""
     if not question.calls:
         return question
@@ -240,8 +241,8 @@ def _asked(command: Infer, chat: Chat, info: ModelInfo, questions: Sequence[Ques
     asked: list[Asked] = []
     for question in questions:
         try:
-            prompt = _prompt(chat, question, command.template, info.max_length)
-            asked.append(Asked(len(asked), _worded(chat, question), prompt))
+            prompt = prompt_of(chat, question, command.template, info.max_length)
+            asked.append(Asked(len(asked), worded(chat, question), prompt))
             continue
         except DataError as error:
             why = str(error)
@@ -253,7 +254,7 @@ def _asked(command: Infer, chat: Chat, info: ModelInfo, questions: Sequence[Ques
     return asked
 
 
-def _prompt(chat: Chat, question: Question, template: TemplateOptions, context_length: int | None) -> Prompt:
+def prompt_of(chat: Chat, question: Question, template: TemplateOptions, context_length: int | None) -> Prompt:
     """The prompt of a question. Raises DataError when it has none, or one that is too long and must not be cut."""
     if not question.conversation.messages:
         raise DataError("nothing was said before the reply")

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from swift.commands import check
 from swift.commands.preparation import Data, Prepared, flat_by, may_be_flat, prepare
+from swift.commands.replying import replies_of
 from swift.core import environment, phases
-from swift.core.errors import UsageError
 from swift.core.logs import get_logger
 from swift.data.groups import GroupSet
 from swift.data.lazy import LazySet
@@ -130,11 +130,9 @@ def trainer_of(
     """What trains: on tokens that are learnt, or on what `--task_type` makes of whole texts."""
     training, companions = prepared.command.training, prepared.companions
     if prepared.head is None:
-        if training.eval_metric is not None:
-            raise UsageError(
-                f"--eval_metric {training.eval_metric} is not available yet for causal_lm, whose evaluation reports "
-                f"loss and accuracy."
-            )
+        replies = replies_of(prepared, model)
+        if replies is not None:
+            callbacks = [replies, *callbacks]
         return SupervisedTrainer(model, prepared.arguments, feed(prepared, mesh), companions, training, callbacks)
     goal = Goal(prepared.head, objective_of(prepared.head, training.loss_type), training.eval_metric)
     return RepresentationTrainer(model, prepared.arguments, feed(prepared, mesh), companions, goal, callbacks)

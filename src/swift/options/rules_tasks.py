@@ -70,6 +70,19 @@ def a_metric_measures_its_task(case: Case) -> Words | None:
 
 
 @rule(*TRAINING)
+def replies_are_measured_where_there_are_any(case: Case) -> Words | None:
+    """What a model writes is measured of what it has written."""
+    name = case["eval_metric"]
+    if case["task_type"] != "causal_lm" or not case.asks("eval_metric") or case["predict_with_generate"]:
+        return None
+    return Words(
+        f"--eval_metric {name} needs --predict_with_generate true: without it evaluation has no replies, and reports loss "
+        "and accuracy.",
+        f"--eval_metric {name} 需要 --predict_with_generate true：否则评估不生成回复，只报告 loss 与准确率。",
+    )
+
+
+@rule(*TRAINING)
 def texts_that_are_read_have_no_learnt_tokens(case: Case) -> Words | None:
     """Other tasks learn what is said of a text, not its tokens."""
     if case["task_type"] == "causal_lm":

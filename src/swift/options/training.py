@@ -96,7 +96,7 @@ class TrainingOptions(Options):
     enable_channel_loss: bool = option(False, when=SUPERVISED)
     """Whether the loss is also logged for each value of the data set's column `channel`; `None` stands for rows
     without one."""
-    predict_with_generate: bool = option(False, important=True, later="evaluation by generation")
+    predict_with_generate: bool = option(False, important=True, when=command("pt", "sft") & EVALUATES)
     """Whether evaluation generates replies and compares them with the reference, instead of measuring the loss."""
     metric_for_best_model: str | None = option(
         None, rule="loss; rouge-l with predict_with_generate; reward for grpo; none for ppo"

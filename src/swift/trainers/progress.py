@@ -15,7 +15,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from typing_extensions import override
 
 GIB = 2**30
-SHOWN = ("loss", "eval_loss", "token_acc", "eval_token_acc", "seq_acc", "eval_seq_acc", "grad_norm", "learning_rate")
+SHOWN = ("loss", "eval_loss", "token_acc", "eval_token_acc", "seq_acc", "eval_seq_acc", "eval_rouge-l",
+         "eval_bleu-4", "grad_norm", "learning_rate")  # fmt: skip
 """Which values of a log a line in the terminal has, in this order."""
 
 

@@ -6,10 +6,13 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+import numpy
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import EvalPrediction, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
 from typing_extensions import override
 
 from swift.losses.objective import Objective
@@ -22,20 +25,28 @@ from swift.trainers.best import check_best_metric
 from swift.trainers.channels import COLUMN, Channels, by_channel
 from swift.trainers.custom_loss import CustomLoss
 from swift.trainers.neftune import noise_on_embeddings
+from swift.trainers.replies import Replies
 from swift.trainers.scoring import choose_way
 
 
 class SupervisedTrainer(SwiftTrainer):
-    """Learns the labels of its samples: `pt` and `sft`."""
+    """Learns the labels of its samples: `pt` and `sft`.
+
+    Where `Replies` are among the callbacks, evaluation lets the model answer instead of measuring its loss.
+    """
 
     def __init__(self, model: nn.Module, args: Arguments, feed: Feed, companions: Companions,
                  options: TrainingOptions, callbacks: list[TrainerCallback]) -> None:  # fmt: skip
+        self.replies = next((each for each in callbacks if isinstance(each, Replies)), None)
         self.accuracy_name = f"{options.acc_strategy}_acc"
         self.accuracy = ACCURACIES[options.acc_strategy]
         self.objective = Objective(args.label_smoothing_factor, options.enable_dft_loss)
         self.aux_coef = options.router_aux_loss_coef
         self.channels = Channels(args.process_index) if options.enable_channel_loss else None
-        check_best_metric(args, ("loss", self.accuracy_name), prefix="loss_" if self.channels else None)
+        if self.replies:
+            check_best_metric(args, self.replies.names)
+        else:
+            check_best_metric(args, ("loss", self.accuracy_name), prefix="loss_" if self.channels else None)
         super().__init__(model, args, feed, companions, self.metrics, callbacks)
         self.custom: CustomLoss | None = None
         if options.loss_type is not None:
@@ -103,6 +114,20 @@ class SupervisedTrainer(SwiftTrainer):
         dist.all_reduce(sums, group=self.mesh.group)
         loss, tokens, correct = sums[:, :-1]
         return replace(scores, loss=loss, tokens=tokens, correct=correct)
+
+    @override
+    def evaluation_loop(self, dataloader: DataLoader[Any], description: str, prediction_loss_only: bool | None = None,
+                        ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval") -> EvalLoopOutput:  # fmt: skip
+        """Go over the validation set: by its loss, or by what the model replies."""
+        if self.replies is None:
+            return super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        self.model.eval()  # type: ignore[union-attr]  # there is a model; every step of training sets it back
+        with self.accelerator.autocast():
+            found = self.replies.evaluate(self)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        return EvalLoopOutput(numpy.empty(0), None, metrics, len(self.replies.asked))
 
     @override
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool,

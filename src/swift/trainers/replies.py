@@ -1,0 +1,105 @@
+"""This file knows how a model is evaluated by its replies while it is trained (`--predict_with_generate`)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+from transformers import EvalPrediction, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing_extensions import override
+
+from swift.chat.render import Prompt
+from swift.core.logs import get_logger
+from swift.engines.base import Completion, Sampling
+from swift.engines.chat import Chat
+from swift.trainers import processes
+from swift.trainers.evaluation import plugin_of
+from swift.trainers.metrics import rouge
+
+NLG = "nlg"
+NLG_NAMES = ("rouge-1", "rouge-2", "rouge-l", "bleu-4")
+"""What `--eval_metric nlg` reports."""
+FILE = "predict.jsonl"
+BATCHES_PER_STEP = 16
+"""Batches handed to the engine at once: enough to sort prompts by length, few enough to see progress."""
+SECONDS_BETWEEN_REPORTS = 10.0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A row to answer.
+
+    place: its number among all rows, from 0, which its draws depend on, and not on batches or processes.
+    labels: the reply that was expected. result: the row of predict.jsonl for a reply.
+    """
+
+    place: int
+    prompt: Prompt
+    labels: str
+    result: Callable[[Completion], dict[str, Any]]
+
+
+class Replies(TrainerCallback):
+    """Asks the model that is being trained, writes what it says into `<folder>/predict.jsonl`, and measures it.
+
+    The file belongs to the last evaluation; a checkpoint of the same step takes it along.
+
+    chat: over the model itself, adapters and all. metric: nlg, or the name of a plugin's.
+    """
+
+    def __init__(self, chat: Chat, asked: Sequence[Asked], sampling: Sampling, metric: str, *, batch_size: int,
+                 folder: Path) -> None:  # fmt: skip
+        self.chat = chat
+        self.asked = asked
+        self.sampling = sampling
+        self.batch_size = batch_size
+        self.plugin = None if metric == NLG else plugin_of(metric)
+        self.file = folder / FILE
+        self._step: int | None = None
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """What is reported; None when only a plugin knows."""
+        return NLG_NAMES if self.plugin is None else None
+
+    def evaluate(self, trainer: Any) -> dict[str, float]:
+        """Let the model of `trainer` answer all rows, each process its part, and measure all replies together."""
+        replies = [reply for part in processes.gathered(self._own_replies(trainer.args)) for reply in part]
+        rows = [asked.result(reply) for asked, reply in zip(self.asked, replies, strict=True)]
+        if trainer.is_world_process_zero():
+            lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+            self.file.write_text("".join(lines), encoding="utf-8")
+        self._step = trainer.state.global_step
+        if self.plugin is None:
+            return rouge(rows)
+        said = numpy.array([reply.text for reply in replies], dtype=object)
+        expected = numpy.array([asked.labels for asked in self.asked], dtype=object)
+        return self.plugin(trainer.args, trainer).compute_metrics(EvalPrediction(said, expected))
+
+    def _own_replies(self, args: TrainingArguments) -> list[Completion]:
+        """The replies to this process's part of the rows, in order."""
+        first, last = (len(self.asked) * (args.process_index + i) // args.world_size for i in (0, 1))
+        mine, found, reported = self.asked[first:last], list[Completion](), time.monotonic()
+        step = self.batch_size * BATCHES_PER_STEP
+        for start in range(0, len(mine), step):
+            some = mine[start : start + step]
+            seed = None if self.sampling.seed is None else self.sampling.seed + some[0].place
+            answered = self.chat.complete([each.prompt for each in some], replace(self.sampling, seed=seed))
+            found += [replies[0] for replies in answered]
+            if time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
+                reported = time.monotonic()
+                get_logger().info("evaluation: %d of %d rows answered", len(found), len(mine))
+        return found
+
+    @override
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Move the replies of this step into its checkpoint."""
+        checkpoint = self.file.parent / f"checkpoint-{state.global_step}"
+        if self._step == state.global_step and args.should_save and self.file.is_file():
+            shutil.move(self.file, checkpoint / FILE)
