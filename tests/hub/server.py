@@ -1,7 +1,11 @@
-"""A small server that answers as Hugging Face and as ModelScope do, from repositories held in memory."""
+"""A small server that answers as Hugging Face and as ModelScope do, from repositories held in memory.
+
+Repositories are read by everybody unless they say otherwise, and written by those whose token is among `writers`.
+"""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -39,6 +43,8 @@ class Fakes:
     statuses: part of a path -> statuses to answer with before it behaves.
     cuts: part of a path -> number of bytes after which the connection breaks, once.
     asked: method, path and headers of every request, the names of headers in small letters.
+    writers, readers: tokens of accounts that may write everywhere, or nowhere. private: of repositories made by requests.
+    messages: of the commits, in order. blobs: large files that came ahead of their commit. down: no request is answered.
     """
 
     url: str = ""
@@ -46,6 +52,12 @@ class Fakes:
     statuses: dict[str, list[int]] = field(default_factory=dict)
     cuts: dict[str, int] = field(default_factory=dict)
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    writers: set[str] = field(default_factory=set)
+    readers: set[str] = field(default_factory=set)
+    private: dict[str, bool] = field(default_factory=dict)
+    messages: list[str] = field(default_factory=list)
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    down: bool = False
 
     def add(self, kind: str, name: str, files: dict[str, str | bytes], revision: str | None = None, **about) -> Stored:
         """A repository of these files, at both default revisions or at this one."""
@@ -88,6 +100,87 @@ class Handler(BaseHTTPRequestHandler):
     def do_HEAD(self):
         self.do_GET()
 
+    # --------------------------------------------------------------------------------------------------- writing
+
+    def do_PUT(self):
+        self.do_POST()
+
+    def do_POST(self):
+        body = self.body()
+        self.fakes.asked.append((self.command, unquote(self.path), {}))
+        parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
+        token = token or (self.headers.get("Cookie") or "").partition("m_session_id=")[2].partition(";")[0] or None
+        if self.fakes.down:
+            self.answer(503, b"down")
+        elif parts[-1] == "validate-yaml":
+            self.json(200, {"errors": [], "warnings": []})
+        elif token not in self.fakes.writers:
+            self.answer(403 if token in self.fakes.readers else 401, b"{}")
+        elif self.command == "PUT":
+            self.fakes.blobs[parts[-1]] = body
+            self.answer(200, b"")
+        elif parts[0] == "api" and parts[1] == "v1":
+            self.write_modelscope(parts[2:], json.loads(body))
+        else:
+            self.write_huggingface(parts[1:], body)
+
+    def body(self):
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        pieces = []
+        while size := int(self.rfile.readline(), 16):
+            pieces.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(pieces)
+
+    def write_huggingface(self, parts, body):
+        if parts == ["repos", "create"]:
+            asked = json.loads(body)
+            name = f"{asked['organization'] or 'me'}/{asked['name']}"
+            self.make(name, asked.get("visibility") == "private" or bool(asked.get("private")))
+            self.json(200, {"url": f"{self.fakes.url}/{name}", "name": name})
+        elif parts[3] == "preupload":
+            files = [{"path": each["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}
+                     for each in json.loads(body)["files"]]  # fmt: skip
+            self.json(200, {"files": files})
+        else:
+            lines = [json.loads(line) for line in body.decode().splitlines()]
+            files = {line["value"]["path"]: base64.b64decode(line["value"]["content"])
+                     for line in lines if line["key"] == "file"}  # fmt: skip
+            name = "/".join(parts[1:3])
+            self.commit(name, lines[0]["value"]["summary"], files)
+            self.json(200, {"commitUrl": f"{self.fakes.url}/{name}/commit/{'0' * 40}", "commitOid": "0" * 40,
+                            "hookOutput": ""})  # fmt: skip
+
+    def write_modelscope(self, parts, asked):
+        if parts == ["models"]:
+            self.make(f"{asked['Path']}/{asked['Name']}", asked["Visibility"] == 1)
+            self.json(200, {"Code": 200, "Data": {}})
+        elif parts[-1] == "batch":
+            objects = [{"oid": each["oid"], "actions": {"upload": {"href": f"{self.fakes.url}/blobs/{each['oid']}"}}}
+                       for each in asked["objects"]]  # fmt: skip
+            self.json(200, {"Code": 200, "Data": {"objects": objects}})
+        else:
+            files = {each["path"]: self.fakes.blobs[each["sha256"]] if each["type"] == "lfs"
+                     else base64.b64decode(each["content"]) for each in asked["actions"]}  # fmt: skip
+            self.commit("/".join(parts[2:4]), asked["commit_message"], files)
+            self.json(200, {"Code": 200, "Success": True, "Data": {}})
+
+    def make(self, name, private):
+        if ("model", name) not in self.fakes.repositories:
+            self.fakes.private[name] = private
+            self.fakes.add("model", name, {})
+
+    def commit(self, name, message, files):
+        self.fakes.messages.append(message)
+        stored = self.fakes.repositories["model", name]
+        for revision in ("main", "master"):
+            stored.revisions[revision] = {**stored.revisions[revision], **files}
+
+    # --------------------------------------------------------------------------------------------------- reading
+
     def do_GET(self):
         self.fakes.asked.append(
             (self.command, unquote(self.path), {name.lower(): value for name, value in self.headers.items()})
@@ -99,8 +192,12 @@ class Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         parts = [unquote(part) for part in url.path.strip("/").split("/")]
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
-        if parts == [""]:
+        if self.fakes.down:
+            self.answer(503, b"down")
+        elif parts == [""]:
             self.answer(200, b"")
+        elif parts[0] == "openapi":
+            self.answer(404, b"{}")
         elif parts[:2] == ["api", "v1"]:
             self.modelscope(parts[2:], query)
         elif parts[0] == "api":
@@ -115,6 +212,9 @@ class Handler(BaseHTTPRequestHandler):
     def huggingface(self, kind, name, rest):
         stored = self.allowed(kind, name, error_header=True, described=True)
         if stored is None:
+            return
+        if rest[:1] == ["auth-check"]:
+            self.answer(200 if given_token(self) in self.fakes.writers else 403, b"")
             return
         if rest == ["refs"]:
             branches = [
@@ -148,6 +248,9 @@ class Handler(BaseHTTPRequestHandler):
             return
         stored = self.allowed(PLURALS[parts[0]], "/".join(parts[1:3]), error_header=False)
         if stored is None:
+            return
+        if not parts[3:]:
+            self.json(200, {"Code": 200, "Data": {"Path": parts[1], "Name": parts[2], "Visibility": 5}})
             return
         if parts[3:] == ["revisions"]:
             branches = [{"Revision": each} for each in stored.revisions]
@@ -214,3 +317,8 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in {**headers, "Content-Length": str(length)}.items():
             self.send_header(name, value)
         self.end_headers()
+
+
+def given_token(handler):
+    """The token of a request, None where there is none."""
+    return (handler.headers.get("Authorization") or "").removeprefix("Bearer ") or None

@@ -11,7 +11,9 @@ from swift.core.errors import UsageError
 from swift.core.logs import get_logger
 from swift.export.folder import appearing, copy_companions, require_free
 from swift.export.weights import shard_size, write_weights
+from swift.hub.base import local_folder
 from swift.hub.models import access
+from swift.hub.pushing import Target, open_repository, push
 from swift.models.heads import with_padding
 from swift.models.info import ModelInfo, model_info
 from swift.models.load import load_model
@@ -29,20 +31,45 @@ from swift.tuners.merge import merge
 def run(command: Export) -> Path:
     """Export what the command asks for; the folder it went to, absolute."""
     if command.export.to_cached_dataset:
-        if command.merge.merge_lora:
+        other = next((name for name in ("merge_lora", "push_to_hub") if command.values()[name]), None)
+        if other is not None:
             raise UsageError(
-                "--merge_lora and --to_cached_dataset cannot be exported at once. Run swift export for each."
+                f"--{other} and --to_cached_dataset cannot be exported at once. Run swift export for each."
             )
         return to_cached_dataset(begin(command, command.general))
-    if not command.merge.merge_lora:
+    if not command.merge.merge_lora and not command.export.push_to_hub:
         raise UsageError(
             "swift export has nothing to do: no kind of export was asked for. Add --merge_lora true (with --adapters) "
-            "to merge an adapter into its model, or --to_cached_dataset true to tokenize data sets beforehand."
+            "to merge an adapter into its model, --to_cached_dataset true to tokenize data sets beforehand, or "
+            "--push_to_hub true to push a checkpoint."
         )
-    if not command.model.adapters:
+    if command.merge.merge_lora and not command.model.adapters:
         raise UsageError("--merge_lora true needs the adapter to merge: --adapters <checkpoint folder>.")
     command = begin(command, command.general)
-    return merge_lora(command)
+    target = open_repository(target_of(command)) if command.export.push_to_hub else None
+    folder = merge_lora(command) if command.merge.merge_lora else checkpoint_of(command)
+    if target is not None:
+        push(target, folder, command.export.commit_message)
+    return folder
+
+
+def target_of(command: Export) -> Target:
+    """The repository to push to."""
+    export, general = command.export, command.general
+    assert export.hub_model_id is not None, "a rule asks for it"
+    return Target(export.hub_model_id, general.use_hf, export.hub_private_repo, general.hub_token)
+
+
+def checkpoint_of(command: Export) -> Path:
+    """The checkpoint that is pushed as it is: the adapter where one is given, else the model."""
+    adapters, model = command.model.adapters, command.model.model
+    if len(adapters) > 1:
+        raise UsageError("--push_to_hub true pushes one adapter: give --adapters one folder, or merge them.")
+    flag, name = ("--adapters", adapters[0]) if adapters else ("--model", str(model))
+    folder = local_folder(name, flag)
+    if folder is None:
+        raise UsageError(f"--push_to_hub true pushes a folder of this machine, and {flag} {name} is none.")
+    return folder
 
 
 def merge_lora(command: Export) -> Path:

@@ -21,6 +21,7 @@ from swift.data.lazy import LazySet
 from swift.data.packing import PackedSet, pack_samples
 from swift.data.samples import SampleSet
 from swift.data.stream import Stream
+from swift.hub.pushing import Target, open_repository
 from swift.models.heads import head_module, with_padding
 from swift.models.liger import use_liger
 from swift.models.load import load_model
@@ -37,6 +38,7 @@ from swift.trainers.gradients import backward_on, first_batches
 from swift.trainers.isolation import isolate, isolate_if_it_can
 from swift.trainers.lisa import Lisa
 from swift.trainers.objectives import objective_of
+from swift.trainers.pushing import Pushes
 from swift.trainers.representation import Goal, RepresentationTrainer
 from swift.trainers.session import Outcome, open_session, say_farewell, statistics
 from swift.trainers.sharing import share
@@ -69,13 +71,14 @@ def run(command: Sft, watchers: Sequence[TrainerCallback] = ()) -> Path | int | 
 def fit(prepared: Prepared, watchers: Sequence[TrainerCallback] = ()) -> Path | None:
     """Train what is prepared. Returns the folder of the last checkpoint, None when none was saved."""
     command, data = prepared.command, prepared.data
+    pushes = pushes_of(prepared)
     model, flat, mesh = learner(prepared)
     prepared = replace(prepared, flat=flat)
     table = parameter_table(model)
     get_logger().info("%s", table)
     show_first(prepared)
     session = open_session(prepared.folder, command.training, command.tracking)
-    callbacks = [*session.callbacks, *drawing_layers(model, command.optimizers)]
+    callbacks = [*session.callbacks, *drawing_layers(model, command.optimizers), *([pushes] if pushes else [])]
     trainer = trainer_of(prepared, model, mesh, callbacks)
     for watcher in watchers:
         trainer.add_callback(watcher)
@@ -86,9 +89,21 @@ def fit(prepared: Prepared, watchers: Sequence[TrainerCallback] = ()) -> Path | 
     }
     outcome = session.run(trainer, prepared.resume, about)
     part(data, outcome, command.name)
+    if pushes:
+        pushes.finish(outcome.last)
     if outcome.interrupted:
         raise KeyboardInterrupt
     return outcome.last
+
+
+def pushes_of(prepared: Prepared) -> Pushes | None:
+    """What pushes checkpoints, on the first process; the repository is there, or a RunError says why it cannot be."""
+    training, general = prepared.command.training, prepared.command.general
+    if not training.push_to_hub or environment.rank() != 0:
+        return None
+    assert training.hub_model_id is not None, "a rule asks for it"
+    target = Target(training.hub_model_id, general.use_hf, training.hub_private_repo, general.hub_token)
+    return Pushes(open_repository(target), prepared.folder)
 
 
 def learner(prepared: Prepared) -> tuple[PreTrainedModel | PeftModel, bool, Mesh | None]:

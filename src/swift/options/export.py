@@ -6,7 +6,6 @@ from pydantic import PositiveInt
 
 from swift.options.conditions import command, equals, given
 from swift.options.declare import DTypeName, Options, option
-from swift.options.general import HUBS
 
 CALIBRATED = equals("quant_method", "gptq", "awq")
 WRITES_WEIGHTS = command("export", "merge-lora")
@@ -63,11 +62,11 @@ class ExportOptions(Options):
     """Whether the logits before and after a Megatron conversion are compared."""
     test_convert_dtype: DTypeName = option("float32", when=given("test_convert_precision"))
     """Type in which that comparison computes."""
-    push_to_hub: bool = option(False, important=True, later=HUBS)
+    push_to_hub: bool = option(False, important=True)
     """Whether the result is pushed to the hub."""
-    hub_model_id: str | None = option(None, when=given("push_to_hub"), later=HUBS)
+    hub_model_id: str | None = option(None, when=given("push_to_hub"))
     """Id of the repository on the hub."""
-    hub_private_repo: bool = option(False, when=given("push_to_hub"), later=HUBS)
+    hub_private_repo: bool = option(False, when=given("push_to_hub"))
     """Whether the repository on the hub is private."""
-    commit_message: str = option("update files", when=given("push_to_hub"), later=HUBS)
+    commit_message: str = option("update files", when=given("push_to_hub"))
     """Message of the commit on the hub."""

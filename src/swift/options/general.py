@@ -7,7 +7,6 @@ from pydantic import NonNegativeInt, PositiveInt
 from swift.options.conditions import command, given
 from swift.options.declare import Json, Options, option
 
-HUBS = "pushing to a hub"
 RAY = given("use_ray")
 
 

@@ -92,7 +92,6 @@ def _is_unavailable(flag: Flag, value: Any) -> bool:
 
 
 LATER_ZH = {
-    "pushing to a hub": "推送到 hub",
     "quantizing a model": "模型量化",
     "models of images, video and audio": "图像、视频和音频模型",
     "DeepSpeed": "DeepSpeed",

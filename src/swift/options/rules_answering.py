@@ -197,7 +197,7 @@ def quantization_is_told_how(case: Case) -> Words | None:
     return None
 
 
-@rule("export")
+@rule("pt", "sft", "rlhf", "export", "merge-lora")
 def a_pushed_model_has_an_id(case: Case) -> Words | None:
     """A hub needs to know where to."""
     if not case["push_to_hub"] or case["hub_model_id"]:

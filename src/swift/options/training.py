@@ -6,7 +6,6 @@ from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveF
 
 from swift.options.conditions import absent, command, equals, given
 from swift.options.declare import Fraction, Json, JsonOrName, Options, option
-from swift.options.general import HUBS
 from swift.options.model import MULTIMODAL
 
 SAVES = equals("save_strategy", "steps", "epoch")
@@ -173,11 +172,11 @@ class TrainingOptions(Options):
     """Whether the loss is averaged over the tokens of all processes together instead of in each process."""
     max_grad_norm: NonNegativeFloat = 1.0
     """Norm to which gradients are clipped; 0 does not clip. The logged grad_norm is that before clipping."""
-    push_to_hub: bool = option(False, later=HUBS)
-    """Whether checkpoints are pushed to the hub."""
-    hub_model_id: str | None = option(None, when=given("push_to_hub"), later=HUBS)
+    push_to_hub: bool = option(False, when=SAVES)
+    """Whether each checkpoint is pushed to the hub while training goes on, without what only resuming needs."""
+    hub_model_id: str | None = option(None, when=given("push_to_hub"))
     """Id of the repository on the hub."""
-    hub_private_repo: bool = option(False, when=given("push_to_hub"), later=HUBS)
+    hub_private_repo: bool = option(False, when=given("push_to_hub"))
     """Whether the repository on the hub is private."""
     add_version: bool = True
     """Whether each run gets a folder `v<number>-<time>` inside output_dir, so that nothing is overwritten."""

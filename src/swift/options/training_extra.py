@@ -42,7 +42,7 @@ TRAINING_EXTRA: dict[str, str] = {
 """Name -> bool, int, float, str, list (of words) or json."""
 
 _EVALUATION = "evaluation keeps three sums per row and no predictions, so there is nothing to arrange"
-_HUB = "pushing to a hub is not available yet"
+_HUB = "every checkpoint is pushed, to the default branch"
 _TRACKER = "it names a run for trackers that are not available yet"
 
 NOT_TAKEN: dict[str, str] = {
