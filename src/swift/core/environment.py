@@ -153,6 +153,11 @@ RAY_ADDRESS = Variable(
 )
 LANG = Variable("LANG", "Language of help and errors: Chinese when it begins with zh.", "en")
 DEVICE_TFLOPS = Variable("DEVICE_TFLOPS", "What a device can compute, for --callbacks perf_log; measured when not set.")
+WANDB_PROJECT = Variable("WANDB_PROJECT", "Project of Weights & Biases that runs belong to.", "swiftlet")
+SWANLAB_SENDER_EMAIL = Variable("SWANLAB_SENDER_EMAIL", "Who SwanLab's notifications by email are from.")
+SWANLAB_RECEIVER_EMAIL = Variable("SWANLAB_RECEIVER_EMAIL", "Who gets SwanLab's notifications by email.")
+SWANLAB_SMTP_SERVER = Variable("SWANLAB_SMTP_SERVER", "The server that sends them.", "smtp.gmail.com")
+SWANLAB_SMTP_PORT = Variable("SWANLAB_SMTP_PORT", "Its port.", "587")
 NO_COLOR = Variable("NO_COLOR", "Any value: no colours in the terminal.")
 
 

@@ -21,6 +21,7 @@ EXTRAS = {
     "modelscope_hub": "modelscope",
     "swanlab": "swanlab",
     "liger_kernel": "liger",
+    "wandb": "wandb",
 }
 """Module -> the extra of Swiftlet that brings it."""
 

@@ -96,7 +96,6 @@ LATER_ZH = {
     "models of images, video and audio": "图像、视频和音频模型",
     "DeepSpeed": "DeepSpeed",
     "FSDP2": "FSDP2",
-    "trackers other than tensorboard": "tensorboard 以外的记录工具",
     "benchmarks while training": "训练中评测",
     "the engines vLLM, SGLang and LMDeploy": "vLLM、SGLang 与 LMDeploy 引擎",
     "conversion to and from Megatron": "与 Megatron 格式互转",

@@ -7,6 +7,7 @@ from pathlib import Path
 from swift.catalog.agents import AGENT_TEMPLATES, CHECKPOINTS_ONLY
 from swift.catalog.components import LOSSES
 from swift.catalog.layouts import LAYOUTS
+from swift.catalog.trackers import TRACKERS
 from swift.core import environment
 from swift.core.registry import nearest
 from swift.options.case import Case, Rules, exclusive
@@ -167,6 +168,31 @@ def one_launcher_starts_the_processes(case: Case) -> Words | None:
 
 
 # --------------------------------------------------------------------------------------------------------------- data
+
+
+@rule(*TRAINING)
+def trackers_are_known(case: Case) -> Words | None:
+    """A name that nobody reports to would be found out at the end of the run."""
+    unknown = [name for name in case["report_to"] if name not in (*TRACKERS, "all", "none")]
+    if not unknown:
+        return None
+    known = ", ".join([*TRACKERS, "all", "none"])
+    return Words(
+        f"--report_to {' '.join(unknown)}: there is no such tracker. There are: {known}.",
+        f"--report_to {' '.join(unknown)}：没有这样的记录工具。可选：{known}。",
+    )
+
+
+@rule(*TRAINING)
+def notifications_go_somewhere(case: Case) -> Words | None:
+    """A webhook is an address."""
+    method = case["swanlab_notification_method"]
+    if method is None or method == "email" or case["swanlab_webhook_url"]:
+        return None
+    return Words(
+        f"--swanlab_notification_method {method} needs --swanlab_webhook_url.",
+        f"--swanlab_notification_method {method} 需要 --swanlab_webhook_url。",
+    )
 
 
 @rule(*TRAINING)

@@ -12,9 +12,7 @@ NOTIFIES = SWANLAB & given("swanlab_notification_method")
 class TrackingOptions(Options):
     """Where metrics go."""
 
-    report_to: list[str] = option(
-        ["tensorboard"], important=True, later="trackers other than tensorboard", works=("tensorboard", "none")
-    )
+    report_to: list[str] = option(["tensorboard"], important=True)
     """Trackers that metrics are reported to: tensorboard, wandb, swanlab, ..., all or none. wandb reads WANDB_PROJECT
     and WANDB_API_KEY."""
     logging_dir: str | None = option(None, when=contains("report_to", "tensorboard", "all"), rule="<output_dir>/runs")

@@ -43,7 +43,7 @@ TRAINING_EXTRA: dict[str, str] = {
 
 _EVALUATION = "evaluation keeps three sums per row and no predictions, so there is nothing to arrange"
 _HUB = "every checkpoint is pushed, to the default branch"
-_TRACKER = "it names a run for trackers that are not available yet"
+_TRACKER = "runs are named after their folder, --swanlab_exp_name names one of SwanLab"
 
 NOT_TAKEN: dict[str, str] = {
     "activation_checkpointing": "use --gradient_checkpointing",

@@ -14,7 +14,6 @@ from transformers import TrainerCallback
 from transformers.utils.logging import disable_progress_bar
 
 from swift.core import environment
-from swift.core.errors import UsageError
 from swift.core.logs import get_logger
 from swift.options.tracking import TrackingOptions
 from swift.options.training import TrainingOptions
@@ -24,6 +23,7 @@ from swift.trainers.interruption import Interruption
 from swift.trainers.journal import FILE_NAME, FINISHED, Journal, TensorBoard
 from swift.trainers.outputs import Continuation
 from swift.trainers.progress import Display, peak_memory
+from swift.trainers.tracking import Opened, named_trackers, watchers
 
 
 @dataclass(frozen=True)
@@ -58,28 +58,36 @@ class Session:
     interruption: Interruption = field(default_factory=Interruption)
     tensorboard: TensorBoard | None = None
     last_epoch: LastEpoch | None = None
+    tellers: Sequence[TrainerCallback] = ()
+    opened: Sequence[Opened] = ()
 
     @property
     def callbacks(self) -> list[TrainerCallback]:
         """All watchers, in the order in which they are told."""
         always: list[TrainerCallback] = [self.interruption, self.checkpoints, self.journal, self.display]
         # What ends the training stands in front of what reacts to an end.
-        return [*filter(None, [self.last_epoch]), *always, *filter(None, [self.tensorboard])]
+        return [*filter(None, [self.last_epoch]), *always, *filter(None, [self.tensorboard]), *self.tellers]
 
     def run(self, trainer: SwiftTrainer, resume: Continuation | None, about: Mapping[str, Any]) -> Outcome:
         """Train, and write the summary whatever happens: the last line of logging.jsonl, with `about` in front."""
         finished = False
         disable_progress_bar()  # transformers shows one for every shard of every checkpoint it writes
+        failure: BaseException | None = None
         try:
             with self.interruption:
                 trainer.go_on(resume)
                 finished = self.interruption.stopped_by is None
+        except BaseException as error:
+            failure = error
+            raise
         finally:
             self.display.close()
             if environment.rank() == 0:
                 self.journal.write({**about, **self._summary(trainer), FINISHED: finished})
                 if self.tensorboard:
                     self._draw(trainer.state.log_history)
+            for each in self.opened:  # last, because they may have a network to wait for
+                each.close(failure)
         best = trainer.state.best_model_checkpoint
         return Outcome(
             trainer.state.global_step, self.checkpoints.last, Path(best) if best else None,
@@ -104,16 +112,16 @@ class Session:
 
 def open_session(folder: Path, training: TrainingOptions, tracking: TrackingOptions) -> Session:
     """The watchers that the options ask for."""
-    reports = [name for name in tracking.report_to if name != "none"]
-    unknown = [name for name in reports if name != "tensorboard"]
-    if unknown:
-        raise UsageError(f"--report_to {' '.join(unknown)} is not available yet; there are tensorboard and none.")
+    names = named_trackers(tracking.report_to)
+    tellers, opened = watchers(names, tracking, folder)
     runs = Path(tracking.logging_dir).expanduser() if tracking.logging_dir else folder / "runs"
     return Session(
         folder=folder,
         checkpoints=Checkpoints(training.save_total_limit, training.create_checkpoint_symlink, training.use_flash_ckpt),
         journal=Journal(folder / FILE_NAME),
-        tensorboard=TensorBoard(runs) if reports else None,
+        tensorboard=TensorBoard(runs) if "tensorboard" in names else None,
+        tellers=tellers,
+        opened=opened,
         last_epoch=LastEpoch(training.max_epochs) if training.max_epochs else None,
     )
 
