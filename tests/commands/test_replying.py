@@ -64,7 +64,8 @@ def logged(checkpoint: Path) -> dict[str, float]:
 @pytest.mark.parameter("metric_for_best_model")
 @pytest.mark.parameter("eval_metric")
 @pytest.mark.parametrize(
-    "how", [(), ("--packing", "true"), ("--tuner_type", "full", "--gradient_checkpointing", "true")]
+    "how",
+    [("--use_flash_ckpt", "true"), ("--packing", "true"), ("--tuner_type", "full", "--gradient_checkpointing", "true")],
 )
 def test_evaluation_asks_what_swift_infer_asks_and_gets_the_same_replies(place, tmp_path, how):
     packs = ("--max_length", "96") if "--packing" in how else ()

@@ -152,11 +152,6 @@ def test_both_languages_say_the_same_thing():
             "--push_to_hub true is not available yet: pushing to a hub.",
         ),
         (commands.Sft, {**TRAIN, "freeze_vit": False}, "--freeze_vit false is not available yet"),
-        (
-            commands.Sft,
-            {**TRAIN, "report_to": ["tensorboard", "wandb"]},
-            "--report_to tensorboard wandb is not available",
-        ),
         (commands.Infer, {**INFER, "infer_backend": "vllm"}, "the engines vLLM, SGLang and LMDeploy"),
     ],
 )
@@ -178,6 +173,14 @@ def test_what_works_already_is_not_refused(values):
 # ---------------------------------------------------------------------------------------------------- contradictions
 
 CONTRADICTIONS = {
+    "trackers_are_known": (commands.Sft, {**TRAIN, "report_to": ["wandbb"]}, {}, "--report_to wandbb"),
+    "notifications_go_somewhere": (
+        commands.Sft, {**TRAIN, "report_to": ["swanlab"], "swanlab_notification_method": "lark"}, {},
+        "--swanlab_webhook_url",
+    ),
+    "replies_are_measured_where_there_are_any": (
+        commands.Sft, {**TRAIN, "val_dataset": ["v"], "eval_metric": "nlg"}, {}, "--predict_with_generate",
+    ),
     "a_model_is_named": (commands.Sft, {"dataset": ["d"]}, {}, "--model is missing"),
     "named_paths_exist": (commands.Sft, {**TRAIN, "model": "/no/such/model"}, {}, "--model /no/such/model"),
     "split_is_for_pre_training": (commands.Sft, {**TRAIN, "truncation_strategy": "split"}, {}, "swift pt only"),

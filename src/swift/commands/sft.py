@@ -15,6 +15,7 @@ from swift.commands import check
 from swift.commands.preparation import Data, Prepared, flat_by, may_be_flat, prepare
 from swift.commands.replying import replies_of
 from swift.core import environment, phases
+from swift.core.errors import UsageError
 from swift.core.logs import get_logger
 from swift.data.groups import GroupSet
 from swift.data.lazy import LazySet

@@ -26,6 +26,7 @@ class Pushes(TrainerCallback):
         self.target = target
         self.folder = folder
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
+        self._coming: list[int] = []
         self._running: Future[None] | None = None
         self._waiting: tuple[Path, int] | None = None
         self._failed: RunError | None = None
@@ -35,12 +36,7 @@ class Pushes(TrainerCallback):
         """Take the checkpoint as it is now, and send it as soon as the way is free."""
         if not state.is_world_process_zero:
             return
-        copy = self.folder / f".push-{state.global_step}"
-        shutil.rmtree(copy, ignore_errors=True)
-        snapshot(self.folder / f"checkpoint-{state.global_step}", copy)
-        if self._waiting is not None:
-            shutil.rmtree(self._waiting[0])
-        self._waiting = copy, state.global_step
+        self._coming.append(state.global_step)
         self._go_on()
 
     @override
@@ -50,6 +46,7 @@ class Pushes(TrainerCallback):
 
     def finish(self, last: Path | None) -> None:
         """Wait until the last checkpoint is there. Raises RunError with the command for later when it is not."""
+        self._go_on()
         while self._running is not None or self._waiting is not None:
             if self._running is not None:
                 self._running.exception()
@@ -63,7 +60,19 @@ class Pushes(TrainerCallback):
             )
             raise RunError(f"{self._failed}{by_hand}")
 
+    def _take(self) -> None:
+        """Take the checkpoints that are there by now: with `--use_flash_ckpt` they come after they were announced."""
+        for step in [step for step in self._coming if (self.folder / f"checkpoint-{step}").is_dir()]:
+            self._coming.remove(step)
+            copy = self.folder / f".push-{step}"
+            shutil.rmtree(copy, ignore_errors=True)
+            snapshot(self.folder / f"checkpoint-{step}", copy)
+            if self._waiting is not None:
+                shutil.rmtree(self._waiting[0])
+            self._waiting = copy, step
+
     def _go_on(self) -> None:
+        self._take()
         if self._running is not None:
             if not self._running.done():
                 return

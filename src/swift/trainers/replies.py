@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -62,6 +61,7 @@ class Replies(TrainerCallback):
         self.plugin = None if metric == NLG else plugin_of(metric)
         self.file = folder / FILE
         self._step: int | None = None
+        self._coming: dict[Path, Path] = {}
 
     @property
     def names(self) -> tuple[str, ...] | None:
@@ -99,7 +99,24 @@ class Replies(TrainerCallback):
 
     @override
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Move the replies of this step into its checkpoint."""
-        checkpoint = self.file.parent / f"checkpoint-{state.global_step}"
+        """Put the replies of this step into its checkpoint, as soon as that is there."""
         if self._step == state.global_step and args.should_save and self.file.is_file():
-            shutil.move(self.file, checkpoint / FILE)
+            kept = self.file.rename(self.file.with_name(f".{state.global_step}-{FILE}"))
+            self._coming[kept] = self.file.parent / f"checkpoint-{state.global_step}"
+        self._deliver()
+
+    @override
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Look for checkpoints that are written while training goes on."""
+        self._deliver()
+
+    @override
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Look once more."""
+        self._deliver()
+
+    def _deliver(self) -> None:
+        for file, checkpoint in [*self._coming.items()]:
+            if checkpoint.is_dir():
+                file.rename(checkpoint / FILE)
+                del self._coming[file]
