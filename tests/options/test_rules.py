@@ -148,8 +148,8 @@ def test_both_languages_say_the_same_thing():
     [
         (
             commands.Sft,
-            {**TRAIN, "push_to_hub": True},
-            "--push_to_hub true is not available yet: pushing to a hub.",
+            {**TRAIN, "use_ray": True},
+            "--use_ray true is not available yet: running on Ray.",
         ),
         (commands.Sft, {**TRAIN, "freeze_vit": False}, "--freeze_vit false is not available yet"),
         (commands.Infer, {**INFER, "infer_backend": "vllm"}, "the engines vLLM, SGLang and LMDeploy"),
@@ -454,7 +454,7 @@ def test_all_broken_rules_are_reported_together():
         "--dataset is missing",
         "--lora_ga_iters 3",
         "--eval_strategy steps",
-        "--push_to_hub true",
+        "--push_to_hub needs --hub_model_id",
     ):
         assert any(text in sentence for sentence in found), text
 
