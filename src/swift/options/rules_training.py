@@ -167,7 +167,7 @@ def one_launcher_starts_the_processes(case: Case) -> Words | None:
     )
 
 
-# --------------------------------------------------------------------------------------------------------------- data
+# ----------------------------------------------------------------------------------------------------------- trackers
 
 
 @rule(*TRAINING)
@@ -193,6 +193,9 @@ def notifications_go_somewhere(case: Case) -> Words | None:
         f"--swanlab_notification_method {method} needs --swanlab_webhook_url.",
         f"--swanlab_notification_method {method} 需要 --swanlab_webhook_url。",
     )
+
+
+# --------------------------------------------------------------------------------------------------------------- data
 
 
 @rule(*TRAINING)
