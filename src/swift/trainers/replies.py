@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,8 +26,8 @@ NLG = "nlg"
 NLG_NAMES = ("rouge-1", "rouge-2", "rouge-l", "bleu-4")
 """What `--eval_metric nlg` reports."""
 FILE = "predict.jsonl"
-BATCHES_PER_STEP = 16
-"""Batches handed to the engine at once: enough to sort prompts by length, few enough to see progress."""
+BATCHES_PER_STEP = 4
+"""Batches handed to the engine at once: enough to sort prompts by length, few enough to see progress, and to stop."""
 SECONDS_BETWEEN_REPORTS = 10.0
 
 
@@ -70,7 +71,7 @@ class Replies(TrainerCallback):
 
     def evaluate(self, trainer: Any) -> dict[str, float]:
         """Let the model of `trainer` answer all rows, each process its part, and measure all replies together."""
-        replies = [reply for part in processes.gathered(self._own_replies(trainer.args)) for reply in part]
+        replies = [reply for part in processes.gathered(self._own_replies(trainer)) for reply in part]
         rows = [asked.result(reply) for asked, reply in zip(self.asked, replies, strict=True)]
         if trainer.is_world_process_zero():
             lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
@@ -82,13 +83,20 @@ class Replies(TrainerCallback):
         expected = numpy.array([asked.labels for asked in self.asked], dtype=object)
         return self.plugin(trainer.args, trainer).compute_metrics(EvalPrediction(said, expected))
 
-    def _own_replies(self, args: TrainingArguments) -> list[Completion]:
-        """The replies to this process's part of the rows, in order."""
+    def _own_replies(self, trainer: Any) -> list[Completion]:
+        """The replies to this process's part of the rows, in order.
+
+        All processes go as many rounds, so that one that is told to stop can tell the others (StoppedInEvaluation).
+        """
+        args: TrainingArguments = trainer.args
         first, last = (len(self.asked) * (args.process_index + i) // args.world_size for i in (0, 1))
         mine, found, reported = self.asked[first:last], list[Completion](), time.monotonic()
         step = self.batch_size * BATCHES_PER_STEP
-        for start in range(0, len(mine), step):
+        for start in range(0, math.ceil(len(self.asked) / args.world_size), step):
+            trainer.callback_handler.on_prediction_step(args, trainer.state, trainer.control)
             some = mine[start : start + step]
+            if not some:
+                continue
             seed = None if self.sampling.seed is None else self.sampling.seed + some[0].place
             answered = self.chat.complete([each.prompt for each in some], replace(self.sampling, seed=seed))
             found += [replies[0] for replies in answered]
