@@ -58,7 +58,7 @@ check: lint docs test  ## all that must hold before a change is merged
 .venv-extras/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-extras
 	.venv-extras/bin/$(PIP) torch==2.13.0
-	.venv-extras/bin/$(PIP) --editable '.[dev,deepspeed,quant,ray,swanlab,wandb]'
+	.venv-extras/bin/$(PIP) --editable '.[dev,deepspeed,eval,quant,ray,swanlab,wandb]'
 	.venv-extras/bin/$(PIP) --no-deps galore-torch  # what our GaLore is compared with
 	.venv-extras/bin/python -m compileall -q src
 	@touch $@

@@ -96,7 +96,7 @@ CASES: dict[str, tuple[Callable[[Path], None], list[str], int]] = {
     "misspelt flag": (nothing, sft("--lerning_rate", "1e-3"), 2),
     "misspelt value": (nothing, sft("--tuner_type", "lorra"), 2),
     "flag without effect": (nothing, sft("--tuner_type", "full", "--lora_rank", "16"), 2),
-    "feature not there yet": (nothing, sft("--use_ray", "true"), 2),
+    "feature not there yet": (nothing, ["export", "--model", "model", "--to_mcore", "true"], 2),
     "renamed flag": (nothing, sft("--train_type", "full"), 2),
     "no model": (nothing, ["sft", "--dataset", "rows.jsonl"], 2),
     "no dataset": (nothing, ["sft", "--model", "model"], 2),

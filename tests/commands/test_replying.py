@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 import tiny
 from swift.commands import infer, sft
@@ -137,12 +139,54 @@ def test_a_metric_of_a_plugin_is_given_the_texts(place, tmp_path):
     assert found["eval_characters"] == sum(len(row["labels"]) for row in rows_of(last / "predict.jsonl"))
 
 
+class Told(TrainerCallback):
+    """Somebody presses Ctrl-C when the second evaluation begins."""
+
+    def __init__(self) -> None:
+        self.evaluations = 0
+
+    def on_prediction_step(self, args, state, control, **_) -> None:
+        self.evaluations += state.global_step == 2
+        if self.evaluations == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parameter("predict_with_generate")
+def test_a_run_that_is_told_to_stop_breaks_its_replies_off_and_saves(place, tmp_path):
+    line = words(place, tmp_path, "--val_dataset", str(place / "others.jsonl"), *REPLIES, "--max_steps", "9",
+                 "--per_device_eval_batch_size", "1", "--add_version", "false")  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        sft.run(parse("sft", line), watchers=[Told()])
+    assert not list(tmp_path.rglob("predict.jsonl"))
+    assert [folder.name for folder in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+@pytest.mark.parameter("metric_for_best_model")
+def test_a_metric_that_a_plugin_does_not_report_is_named_with_those_it_does(place, tmp_path):
+    plugin = tmp_path / "counts.py"
+    plugin.write_text(
+        "from swift.metrics import EvalMetrics, eval_metrics_map\n"
+        "class Count(EvalMetrics):\n"
+        "    def compute_metrics(self, eval_prediction):\n"
+        "        return {'replies': float(len(eval_prediction.predictions))}\n"
+        "eval_metrics_map['count_of_replies'] = Count\n"
+    )
+    more = ("--val_dataset", str(place / "others.jsonl"), *REPLIES, "--external_plugins", str(plugin), "--eval_metric",
+            "count_of_replies")  # fmt: skip
+    last = train(place, tmp_path / "without", *more)
+    assert json.loads((last / "trainer_state.json").read_text())["best_metric"] is None
+    with pytest.raises(UsageError, match=r"--metric_for_best_model replys: evaluation reports .*replies"):
+        train(place, tmp_path / "misspelt", *more, "--metric_for_best_model", "replys")
+
+
 def test_what_cannot_be_measured_is_refused_before_anything_is_trained(place, tmp_path):
     val = ("--val_dataset", str(place / "others.jsonl"))
     with pytest.raises(UsageError, match="rouge-1 and rouge-2"):
         train(place, tmp_path, *val, *REPLIES, "--metric_for_best_model", "loss")
     with pytest.raises(UsageError, match="--predict_with_generate true"):
         parse("sft", words(place, tmp_path, *val, "--eval_metric", "nlg"))
+    with pytest.raises(UsageError, match="--predict_with_generate"):
+        parse("sft", words(place, tmp_path, *REPLIES))
 
 
 @pytest.mark.slow

@@ -147,9 +147,9 @@ def test_both_languages_say_the_same_thing():
     ("cls", "values", "text"),
     [
         (
-            commands.Sft,
-            {**TRAIN, "use_ray": True},
-            "--use_ray true is not available yet: running on Ray.",
+            commands.Export,
+            {"model": "owner/name", "to_mcore": True},
+            "--to_mcore true is not available yet: conversion to and from Megatron.",
         ),
         (commands.Sft, {**TRAIN, "freeze_vit": False}, "--freeze_vit false is not available yet"),
         (commands.Infer, {**INFER, "infer_backend": "vllm"}, "the engines vLLM, SGLang and LMDeploy"),
@@ -172,6 +172,7 @@ def test_what_works_already_is_not_refused(values):
 
 # ---------------------------------------------------------------------------------------------------- contradictions
 
+BENCHMARKS = {**TRAIN, "eval_use_evalscope": True, "eval_dataset": ["gsm8k"]}
 CONTRADICTIONS = {
     "trackers_are_known": (commands.Sft, {**TRAIN, "report_to": ["wandbb"]}, {}, "--report_to wandbb"),
     "notifications_go_somewhere": (
@@ -215,6 +216,21 @@ CONTRADICTIONS = {
         {"load_best_model_at_end": "true"}, "got steps/30 and steps/50",
     ),
     "benchmarks_are_named": (commands.Sft, {**TRAIN, "eval_use_evalscope": True}, {}, "--eval_dataset"),
+    "benchmarks_come_with_evaluations": (
+        commands.Sft, {**BENCHMARKS, "save_strategy": "no"}, {}, "--eval_use_evalscope has no effect",
+    ),
+    "settings_belong_to_a_benchmark": (
+        commands.Sft, {**BENCHMARKS, "eval_dataset_args": {"arc": {}}}, {}, "has settings of arc",
+    ),
+    "benchmarks_are_answered_as_the_model_can": (
+        commands.Sft, {**BENCHMARKS, "eval_generation_config": {"max_tokens": 8, "stream": True}}, {}, "without stream",
+    ),
+    "benchmarks_are_answered_in_words": (
+        commands.Sft, {**BENCHMARKS, "task_type": "seq_cls", "num_labels": 2}, {}, "--task_type seq_cls makes none",
+    ),
+    "replies_need_rows": (
+        commands.Sft, {**BENCHMARKS, "predict_with_generate": True}, {}, "--predict_with_generate has no rows",
+    ),
     "one_way_to_warm_up": (commands.Sft, {**TRAIN, "warmup_ratio": 0.1}, {"warmup_steps": 5}, "--warmup_steps"),
     "weights_are_sharded_one_way": (
         commands.Sft, {**TRAIN, "deepspeed": "zero2", "fsdp": "fsdp2"}, {}, "--deepspeed and --fsdp",

@@ -126,7 +126,7 @@ def prepare(command: Sft) -> Prepared:
     aim = aim_of(command.model, command.data.data_seed)
     head = None if aim == SUPERVISED else head_of(info, command.model, tokenizer)
     data = load(command, renderer, HubAccess(command.general.use_hf, command.general.hub_token), aim)
-    if data.val is None:
+    if data.val is None and not command.evaluation.eval_use_evalscope:
         arguments = without_evaluation(arguments)
     folder, claim = run_folder(base, command.training)
     arguments.output_dir = str(folder)

@@ -12,6 +12,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, TrainerCallback
 
 from swift.commands import check
+from swift.commands.benchmarking import benchmarks_of
 from swift.commands.preparation import Data, Prepared, flat_by, may_be_flat, prepare
 from swift.commands.replying import replies_of
 from swift.core import environment, phases
@@ -146,9 +147,7 @@ def trainer_of(
     """What trains: on tokens that are learnt, or on what `--task_type` makes of whole texts."""
     training, companions = prepared.command.training, prepared.companions
     if prepared.head is None:
-        replies = replies_of(prepared, model)
-        if replies is not None:
-            callbacks = [replies, *callbacks]
+        callbacks = [*filter(None, [replies_of(prepared, model), benchmarks_of(prepared, model)]), *callbacks]
         return SupervisedTrainer(model, prepared.arguments, feed(prepared, mesh), companions, training, callbacks)
     goal = Goal(prepared.head, objective_of(prepared.head, training.loss_type), training.eval_metric)
     return RepresentationTrainer(model, prepared.arguments, feed(prepared, mesh), companions, goal, callbacks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from importlib.util import find_spec
 from types import ModuleType
 
 from swift.core.errors import MissingPackage
@@ -37,6 +38,16 @@ def need(module: str, why: str) -> ModuleType:
         root = module.partition(".")[0]
         if error.name is None or error.name.partition(".")[0] != root:
             raise  # the package is there; something it needs itself is not
-        extra = EXTRAS.get(root)
-        line = f"pip install 'swiftlet[{extra}]'" if extra else f"pip install {root}"
-        raise MissingPackage(f"{why} needs the package {root}, which is not installed. Run: {line}") from None
+        raise _missing(root, why) from None
+
+
+def need_installed(package: str, why: str) -> None:
+    """As `need`, without importing the package: what uses it is another process."""
+    if find_spec(package) is None:
+        raise _missing(package, why)
+
+
+def _missing(package: str, why: str) -> MissingPackage:
+    extra = EXTRAS.get(package)
+    line = f"pip install 'swiftlet[{extra}]'" if extra else f"pip install {package}"
+    return MissingPackage(f"{why} needs the package {package}, which is not installed. Run: {line}")

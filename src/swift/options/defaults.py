@@ -78,10 +78,14 @@ def training_processes(values: Values) -> int:
     return on_ray or processes()
 
 
+def has_rows_to_validate(values: Values) -> bool:
+    """Whether there are rows of the user's to evaluate on."""
+    return bool(values.get("val_dataset") or values.get("cached_val_dataset") or values.get("split_dataset_ratio"))
+
+
 def is_validated(values: Values) -> bool:
     """Whether there is anything to evaluate on: rows of the user's, or benchmarks."""
-    rows = values.get("val_dataset") or values.get("cached_val_dataset") or values.get("split_dataset_ratio")
-    return bool(rows or (values.get("eval_use_evalscope") and values.get("eval_dataset")))
+    return has_rows_to_validate(values) or bool(values.get("eval_use_evalscope") and values.get("eval_dataset"))
 
 
 def has_rows_to_infer(values: Values) -> bool:
@@ -207,7 +211,11 @@ def metric_for_best_model(values: Values) -> Derived:
         return None
     if values.get("rlhf_type") == "grpo":
         return "reward", "grpo is after reward"
+    if values.get("eval_use_evalscope") and values.get("eval_dataset") and not has_rows_to_validate(values):
+        return f"test_{values['eval_dataset'][0]}", "there are no rows to validate on, and this is the first benchmark"
     if values["predict_with_generate"]:
+        if values.get("eval_metric") not in {None, "nlg"}:
+            return None  # only the plugin knows what it reports
         return "rouge-l", "replies are compared with the reference"
     return "loss", "the loss is what is measured"
 

@@ -4,26 +4,28 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
-from swift.options.conditions import equals, given
+from swift.options.conditions import command, equals, given
 from swift.options.declare import Json, Options, option
 
 EVALSCOPE = given("eval_use_evalscope")
-IN_TRAINING = "benchmarks while training"
+GENERATION = ("max_tokens", "max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "num_beams",
+              "do_sample", "seed", "stop_seqs")  # fmt: skip
+"""What `--eval_generation_config` can hold while training."""
 
 
 class TrainingEvaluationOptions(Options):
     """Evaluation with EvalScope while training."""
 
-    eval_use_evalscope: bool = option(False, later=IN_TRAINING)
+    eval_use_evalscope: bool = option(False, when=command("pt", "sft"))
     """Whether each evaluation also runs benchmarks with EvalScope on the model as it is then."""
-    eval_dataset: list[str] = option([], when=EVALSCOPE, later=IN_TRAINING)
-    """Benchmarks to run while training."""
-    eval_dataset_args: Json | None = option(None, when=EVALSCOPE, later=IN_TRAINING)
-    """Settings of the benchmarks, by name of benchmark."""
-    eval_limit: PositiveInt | None = option(None, when=EVALSCOPE, later=IN_TRAINING)
-    """Most questions of each benchmark; all when not given."""
-    eval_generation_config: Json | None = option({"max_tokens": 512}, when=EVALSCOPE, later=IN_TRAINING)
-    """How the model generates in benchmarks."""
+    eval_dataset: list[str] = option([], when=EVALSCOPE)
+    """Benchmarks of EvalScope to run while training; each logs `test_<benchmark>`."""
+    eval_dataset_args: Json | None = option(None, when=EVALSCOPE)
+    """EvalScope's settings of the benchmarks, by name of benchmark: `'{"gsm8k": {"few_shot_num": 0}}'`."""
+    eval_limit: PositiveInt | None = option(None, when=EVALSCOPE)
+    """Most questions of each part of a benchmark; all when not given."""
+    eval_generation_config: Json | None = option({"max_tokens": 512}, when=EVALSCOPE)
+    """How the model generates in benchmarks: max_tokens, temperature (0 unless given), top_p, top_k, ..."""
 
 
 class EvaluationOptions(Options):

@@ -11,6 +11,7 @@ from typing import Any
 
 from swift.options import (
     rules_answering,
+    rules_evaluation,
     rules_loading,
     rules_optimizers,
     rules_preference,
@@ -26,6 +27,7 @@ from swift.options.renamed import RENAMED
 TABLES = (
     rules_loading.rule, rules_training.rule, rules_tuners.rule, rules_optimizers.rule, rules_preference.rule,
     rules_tasks.rule,
+    rules_evaluation.rule,
     rules_answering.rule,
 )  # fmt: skip
 
@@ -96,7 +98,6 @@ LATER_ZH = {
     "models of images, video and audio": "图像、视频和音频模型",
     "DeepSpeed": "DeepSpeed",
     "FSDP2": "FSDP2",
-    "benchmarks while training": "训练中评测",
     "the engines vLLM, SGLang and LMDeploy": "vLLM、SGLang 与 LMDeploy 引擎",
     "conversion to and from Megatron": "与 Megatron 格式互转",
     "Modelfiles for Ollama": "Ollama 的 Modelfile",

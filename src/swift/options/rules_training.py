@@ -7,12 +7,11 @@ from pathlib import Path
 from swift.catalog.agents import AGENT_TEMPLATES, CHECKPOINTS_ONLY
 from swift.catalog.components import LOSSES
 from swift.catalog.layouts import LAYOUTS
-from swift.catalog.trackers import TRACKERS
 from swift.core import environment
 from swift.core.registry import nearest
 from swift.options.case import Case, Rules, exclusive
 from swift.options.conditions import Words
-from swift.options.defaults import is_validated, training_processes
+from swift.options.defaults import training_processes
 from swift.options.device_groups import TRAINS, DeviceGroups, read_groups
 
 rule = Rules()
@@ -167,34 +166,6 @@ def one_launcher_starts_the_processes(case: Case) -> Words | None:
     )
 
 
-# ----------------------------------------------------------------------------------------------------------- trackers
-
-
-@rule(*TRAINING)
-def trackers_are_known(case: Case) -> Words | None:
-    """A name that nobody reports to would be found out at the end of the run."""
-    unknown = [name for name in case["report_to"] if name not in (*TRACKERS, "all", "none")]
-    if not unknown:
-        return None
-    known = ", ".join([*TRACKERS, "all", "none"])
-    return Words(
-        f"--report_to {' '.join(unknown)}: there is no such tracker. There are: {known}.",
-        f"--report_to {' '.join(unknown)}：没有这样的记录工具。可选：{known}。",
-    )
-
-
-@rule(*TRAINING)
-def notifications_go_somewhere(case: Case) -> Words | None:
-    """A webhook is an address."""
-    method = case["swanlab_notification_method"]
-    if method is None or method == "email" or case["swanlab_webhook_url"]:
-        return None
-    return Words(
-        f"--swanlab_notification_method {method} needs --swanlab_webhook_url.",
-        f"--swanlab_notification_method {method} 需要 --swanlab_webhook_url。",
-    )
-
-
 # --------------------------------------------------------------------------------------------------------------- data
 
 
@@ -278,67 +249,6 @@ def grouping_needs_lengths_and_shuffling(case: Case) -> Words | None:
         "--group_by_length needs --train_dataloader_shuffle true and no --streaming: groups are drawn at random among "
         "rows of known length.",
         "--group_by_length 需要 --train_dataloader_shuffle true 且不能使用 --streaming：分组需要已知长度并带随机性。",
-    )
-
-
-# --------------------------------------------------------------------------------------------------------- evaluation
-
-
-@rule(*TRAINING)
-def evaluation_has_rows(case: Case) -> Words | None:
-    """Asking for evaluation without rows would evaluate nothing."""
-    if "eval_strategy" not in case.asked or case["eval_strategy"] == "no" or is_validated(case.values):
-        return None
-    return Words(
-        f"--eval_strategy {case['eval_strategy']} has nothing to evaluate on: give --val_dataset or "
-        "--split_dataset_ratio, or remove it.",
-        f"--eval_strategy {case['eval_strategy']} 没有可评估的数据：请给出 --val_dataset 或 --split_dataset_ratio，"
-        "或去掉该参数。",
-    )
-
-
-@rule(*TRAINING)
-def validation_rows_are_used(case: Case) -> Words | None:
-    """Rows set apart for an evaluation that never comes would be lost."""
-    flag = next(
-        (name for name in ("val_dataset", "cached_val_dataset", "split_dataset_ratio") if case.asks(name)), None
-    )
-    if flag is None or case["eval_strategy"] != "no":
-        return None
-    return Words(
-        f"--{flag} has no effect: --eval_strategy is no, as --save_strategy is unless it is given. Set "
-        f"--eval_strategy epoch or steps, or remove --{flag}.",
-        f"--{flag} 不起作用：--eval_strategy 为 no（默认跟随 --save_strategy）。请设置 --eval_strategy epoch 或 steps，"
-        f"或去掉 --{flag}。",
-    )
-
-
-@rule(*TRAINING)
-def the_best_checkpoint_is_measured(case: Case) -> Words | None:
-    """Loading the best model at the end needs an evaluation at every checkpoint."""
-    if str(case.extra.get("load_best_model_at_end", False)).lower() != "true":
-        return None
-    aligned = case["save_strategy"] != "steps" or _divides(case["eval_steps"], case["save_steps"])
-    if case["eval_strategy"] == case["save_strategy"] != "no" and aligned:
-        return None
-    return Words(
-        "--load_best_model_at_end needs an evaluation at every checkpoint: --eval_strategy and --save_strategy alike "
-        f"and --save_steps a multiple of --eval_steps (got {case['eval_strategy']}/{case['eval_steps']} and "
-        f"{case['save_strategy']}/{case['save_steps']}).",
-        "--load_best_model_at_end 要求每个 checkpoint 都被评估：--eval_strategy 与 --save_strategy 相同，且 --save_steps 是 "
-        f"--eval_steps 的整数倍（得到 {case['eval_strategy']}/{case['eval_steps']} 与 "
-        f"{case['save_strategy']}/{case['save_steps']}）。",
-    )
-
-
-@rule(*TRAINING)
-def benchmarks_are_named(case: Case) -> Words | None:
-    """EvalScope is told what to run."""
-    if not case["eval_use_evalscope"] or case["eval_dataset"]:
-        return None
-    return Words(
-        "--eval_use_evalscope needs --eval_dataset, the benchmarks to run.",
-        "--eval_use_evalscope 需要 --eval_dataset 指定评测集。",
     )
 
 
@@ -466,6 +376,7 @@ def a_shared_row_is_flat(case: Case) -> Words | None:
         f"--loss_type {case['loss_type']}": bool(case["loss_type"]),
         f"--router_aux_loss_coef {case['router_aux_loss_coef']}": bool(case["router_aux_loss_coef"]),
         "--predict_with_generate true": bool(case["predict_with_generate"]),
+        "--eval_use_evalscope true": bool(case["eval_use_evalscope"]),
         f"--tuner_type {case['tuner_type']}": case["tuner_type"] in {"longlora", "reft"},
         "--init_weights lora-ga": case["init_weights"] == "lora-ga",
         "--optimizer muonclip": case["optimizer"] == "muonclip",
@@ -573,7 +484,3 @@ def _path(text: str, flag: str) -> str:
 def _looks_local(text: str) -> bool:
     """Whether it is meant as a path: an id of a hub is `owner/name`."""
     return text.startswith(("/", ".", "~")) or "\\" in text or text.count("/") > 1
-
-
-def _divides(part: float | None, whole: float) -> bool:
-    return part is not None and abs(whole / part - round(whole / part)) < 1e-9  # shares are not exact in binary

@@ -52,6 +52,8 @@ from swift.trainers import processes
 from swift.trainers.adapters import watchers
 from swift.trainers.arguments import Arguments
 from swift.trainers.background import Saver, Snapshot, unchanging
+from swift.trainers.benchmarks import Benchmarks
+from swift.trainers.best import is_measured
 from swift.trainers.checkpoints import Place, seal, seal_alone, start, written
 from swift.trainers.interruption import StoppedInEvaluation
 from swift.trainers.optimizer_state import check_saved, mark
@@ -117,6 +119,16 @@ class Companions:
             shutil.copy2(file, folder)
 
 
+def _to_validate(feed: Feed, batch: int, *, has_benchmarks: bool) -> Any:
+    """The rows to validate on, as many for each process where processes share rows.
+
+    transformers refuses to evaluate without any, so benchmarks alone come with an empty set.
+    """
+    if feed.val is None:
+        return [] if has_benchmarks else None
+    return feed.val if feed.mesh is None else Evened(feed.val, batch)
+
+
 class SwiftTrainer(Trainer):
     """A Trainer whose loss is a mean over the tokens of a whole step, and whose order of rows depends on the epoch.
 
@@ -141,6 +153,8 @@ class SwiftTrainer(Trainer):
         self._pace: Pace | None = None
         self._from: Continuation | None = None
         self.follower: Follower | None = None
+        self.benchmarks = next((each for each in callbacks if isinstance(each, Benchmarks)), None)
+        self.validates = feed.val is not None
         if isinstance(feed.train, Stream):
             args = for_stream(args)
             share = Share(args.train_batch_size, args.gradient_accumulation_steps, row, rows)
@@ -153,9 +167,7 @@ class SwiftTrainer(Trainer):
             args=args,
             data_collator=feed.collate,  # type: ignore[arg-type]  # samples are objects of ours, not dictionaries
             train_dataset=feed.train,  # type: ignore[arg-type]  # a stream is none to transformers: it has no length
-            eval_dataset=feed.val
-            if feed.mesh is None or feed.val is None
-            else Evened(feed.val, args.eval_batch_size * rows),
+            eval_dataset=_to_validate(feed, args.eval_batch_size * rows, has_benchmarks=self.benchmarks is not None),
             compute_metrics=compute_metrics,
             callbacks=[
                 _Position(self.sampler),
@@ -383,17 +395,30 @@ class SwiftTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate without touching the random state, so that a run with evaluations equals one without.
 
-        Nothing is measured when the run is told to stop meanwhile.
+        Benchmarks come after the rows to validate on, where there are any. Nothing is measured when the run is told to
+        stop meanwhile.
         """
         try:
             with torch.random.fork_rng(devices=[]):
-                return super().evaluate(*args, **kwargs)
+                metrics = super().evaluate(*args, **kwargs) if self.validates else {}
+                return metrics | self._answer_benchmarks() if self.benchmarks else metrics
         except StoppedInEvaluation:
             return {}
 
+    def _answer_benchmarks(self) -> dict[str, float]:
+        """Log the scores. The main ones are also found under the names by which checkpoints are compared (`eval_*`): NaN,
+        which is better than nothing, where a benchmark failed."""
+        assert self.benchmarks is not None, "asked for by those who have some"
+        scores = self.benchmarks.evaluate(self)
+        if scores:
+            self.log(dict(scores))
+        if not self.validates:  # else callbacks have heard of this evaluation
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, dict(scores))
+        return scores | {f"eval_{name}": scores.get(name, math.nan) for name in {*self.benchmarks.names, *scores}}
+
     @override
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        return bool(metrics) and super()._determine_best_metric(metrics, trial)
+        return bool(metrics) and is_measured(self.args, metrics) and super()._determine_best_metric(metrics, trial)
 
     # -------------------------------------------------------------------------------------------------------- saving
 

@@ -57,7 +57,7 @@ class Journal(TrainerCallback):
 
 
 class TensorBoard(TrainerCallback):
-    """Events for TensorBoard: `train/<name>` and `eval/<name>` by step."""
+    """Events for TensorBoard: `train/<name>`, `eval/<name>` and `test/<name>` by step."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -88,7 +88,7 @@ class TensorBoard(TrainerCallback):
 
 
 def curves_of(logs: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a log by curve: `loss` -> `train/loss`, `eval_loss` -> `eval/loss`."""
+    """The numbers of a log by curve: `loss` -> `train/loss`, `eval_loss` -> `eval/loss`, `test_gsm8k` -> `test/gsm8k`."""
     numbers = {name: value for name, value in logs.items() if isinstance(value, (int, float)) and name != "step"}
     return {_curve(name): float(value) for name, value in numbers.items()}
 
@@ -99,8 +99,9 @@ def measures_quality(curve: str) -> bool:
 
 
 def _curve(name: str) -> str:
-    if name.startswith("eval_"):
-        return f"eval/{name.removeprefix('eval_')}"
+    for kind in ("eval", "test"):
+        if name.startswith(f"{kind}_"):
+            return f"{kind}/{name.removeprefix(f'{kind}_')}"
     return f"train/{name.removeprefix('train_') if name.endswith(TIMES) else name}"
 
 

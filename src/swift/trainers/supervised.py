@@ -43,11 +43,8 @@ class SupervisedTrainer(SwiftTrainer):
         self.objective = Objective(args.label_smoothing_factor, options.enable_dft_loss)
         self.aux_coef = options.router_aux_loss_coef
         self.channels = Channels(args.process_index) if options.enable_channel_loss else None
-        if self.replies:
-            check_best_metric(args, self.replies.names)
-        else:
-            check_best_metric(args, ("loss", self.accuracy_name), prefix="loss_" if self.channels else None)
         super().__init__(model, args, feed, companions, self.metrics, callbacks)
+        check_best_metric(args, self._reported(), prefixes=self._prefixes())
         self.custom: CustomLoss | None = None
         if options.loss_type is not None:
             self.custom = CustomLoss(options.loss_type, args, self, dft=options.enable_dft_loss)
@@ -56,6 +53,17 @@ class SupervisedTrainer(SwiftTrainer):
         # a loss of one's own sees every logit
         few = False if self.custom else options.use_logits_to_keep
         self.way = replace(choose_way(model, few, router=self.aux_coef > 0), mesh=self.mesh)
+
+    def _reported(self) -> tuple[str, ...] | None:
+        """The metrics of evaluation that are known beforehand; None when only a plugin knows."""
+        measured = ("loss", self.accuracy_name) if self.replies is None else self.replies.names
+        scores = self.benchmarks.names if self.benchmarks else ()
+        return scores if not self.validates else None if measured is None else (*measured, *scores)
+
+    def _prefixes(self) -> tuple[str, ...]:
+        """How further metrics of evaluation begin: losses of channels, and the metrics of a benchmark that has several."""
+        scores = self.benchmarks.names if self.benchmarks else ()
+        return (*(["loss_"] if self.channels else []), *(f"{name}_" for name in scores))
 
     @override
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False,

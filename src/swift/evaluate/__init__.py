@@ -1,0 +1,1 @@
+"""Benchmarks: how they are run, and how their questions reach a model."""
