@@ -21,7 +21,7 @@ NAMES = {
     "Conversation": "swift.chat.messages:Conversation",
     "Message": "swift.chat.messages:Message",
     "Renderer": "swift.chat.render:Renderer",
-    "TransformersEngine": "swift.engines.transformers:TransformersEngine",
+    "TransformersEngine": "swift.engines.transformers:Transformers",
     "get_logger": "swift.core.logs:get_logger",
 }
 """Public name -> where it lives."""

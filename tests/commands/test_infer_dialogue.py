@@ -17,7 +17,7 @@ from swift.commands import infer
 from swift.commands.dialogue import Dialogue
 from swift.engines.base import Sampling
 from swift.engines.chat import Chat, fitted
-from swift.engines.transformers import TransformersEngine
+from swift.engines.transformers import Transformers
 from swift.options.parse import parse
 from swift.options.template import TemplateOptions
 
@@ -43,7 +43,7 @@ def dialogue(*lines, model=None, options=None, **more) -> tuple[Dialogue, Keyboa
     """A dialogue that was held to its end, its keyboard, and the messages of every exchange."""
     template = options or TemplateOptions()
     renderer = Renderer(tiny.tokenizer(), template)
-    chat = Chat(renderer, TransformersEngine(model or tiny.model(seed=3), tiny.tokenizer()))
+    chat = Chat(renderer, Transformers(model or tiny.model(seed=3), tiny.tokenizer()))
     keyboard, heard = Keyboard(*lines), []
     talk = Dialogue(
         chat,

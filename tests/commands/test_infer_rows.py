@@ -13,7 +13,7 @@ import pytest
 import tiny
 from swift.commands import infer
 from swift.core.errors import DataError, UsageError
-from swift.engines.transformers import TransformersEngine
+from swift.engines.transformers import Transformers
 from swift.options.parse import parse
 
 
@@ -108,12 +108,12 @@ def test_rows_are_on_disk_after_every_write_batch(checkpoint, val, monkeypatch):
     seen = []
     path = val.parent / "results.jsonl"
 
-    class Watching(TransformersEngine):
+    class Watching(Transformers):
         def generate(self, prompts, sampling):
             seen.append(len(read(path)))
             return super().generate(prompts, sampling)
 
-    monkeypatch.setattr(infer, "TransformersEngine", Watching)
+    monkeypatch.setattr(infer, "Transformers", Watching)
     for size, expected in (("4", [0, 4, 8]), ("1000", [0]), ("-1", [0])):
         seen.clear()
         path.unlink(missing_ok=True)
@@ -122,14 +122,14 @@ def test_rows_are_on_disk_after_every_write_batch(checkpoint, val, monkeypatch):
 
 
 def test_what_was_answered_before_a_failure_is_kept(checkpoint, val, monkeypatch):
-    class Failing(TransformersEngine):
+    class Failing(Transformers):
         def generate(self, prompts, sampling):
             if (val.parent / "half").exists():
                 raise KeyboardInterrupt
             (val.parent / "half").touch()
             return super().generate(prompts, sampling)
 
-    monkeypatch.setattr(infer, "TransformersEngine", Failing)
+    monkeypatch.setattr(infer, "Transformers", Failing)
     monkeypatch.setattr(infer, "BATCHES_PER_STEP", 3)
     with pytest.raises(KeyboardInterrupt):
         answer(checkpoint, val)

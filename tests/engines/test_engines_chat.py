@@ -12,7 +12,7 @@ from swift.chat.render import Prompt, Renderer
 from swift.core.errors import UsageError
 from swift.engines.base import Sampling
 from swift.engines.chat import Chat, fitted
-from swift.engines.transformers import TransformersEngine
+from swift.engines.transformers import Transformers
 from swift.options.template import TemplateOptions
 
 GREEDY = Sampling(max_new_tokens=12, temperature=0)
@@ -21,7 +21,7 @@ HELLO = Conversation((Message("user", "What is two and two?"),))
 
 def chat_with(**options) -> Chat:
     renderer = Renderer(tiny.tokenizer(), TemplateOptions(**options))
-    engine = TransformersEngine(tiny.model(), tiny.tokenizer(), stop_token_ids=renderer.stop_token_ids)
+    engine = Transformers(tiny.model(), tiny.tokenizer(), stop_token_ids=renderer.stop_token_ids)
     return Chat(renderer, engine)
 
 

@@ -13,7 +13,7 @@ from swift.chat.render import Prompt
 from swift.core.errors import EngineError
 from swift.engines.base import Sampling
 from swift.engines.detokenizer import decode
-from swift.engines.transformers import TransformersEngine
+from swift.engines.transformers import Transformers
 
 TEXTS = ["The quick brown", "A", "What is two and two? Four. Thank you", "你好，世界", "def add(a, b):"]
 GREEDY = Sampling(max_new_tokens=24, temperature=0)
@@ -32,7 +32,7 @@ def prompts():
 
 @pytest.fixture
 def engine(model):
-    return TransformersEngine(model, tiny.tokenizer())
+    return Transformers(model, tiny.tokenizer())
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def batch_sizes(model):
         handle.remove()
 
 
-def scripted(text: str, prompt: Prompt) -> TransformersEngine:
+def scripted(text: str, prompt: Prompt) -> Transformers:
     """An engine whose model continues the prompt with this text and an eos token, whatever its weights say."""
     wanted = [*tiny.tokenizer().encode(text), 2]
     built = tiny.model()
@@ -70,7 +70,7 @@ def scripted(text: str, prompt: Prompt) -> TransformersEngine:
         outputs.logits[..., wanted[place]] = 10.0
 
     built.register_forward_hook(say, with_kwargs=True)
-    return TransformersEngine(built, tiny.tokenizer())
+    return Transformers(built, tiny.tokenizer())
 
 
 def test_greedy_twice_is_equal(engine, prompts):
@@ -80,7 +80,7 @@ def test_greedy_twice_is_equal(engine, prompts):
 @pytest.mark.parameter("max_batch_size")
 @pytest.mark.parametrize("max_batch_size", [2, 3, -1])
 def test_a_batch_gives_what_each_prompt_gives_alone(model, engine, prompts, max_batch_size):
-    batched = TransformersEngine(model, tiny.tokenizer(), max_batch_size=max_batch_size)
+    batched = Transformers(model, tiny.tokenizer(), max_batch_size=max_batch_size)
     rows: list[int] = []
     handle = model.register_forward_pre_hook(
         lambda _, __, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
@@ -95,21 +95,22 @@ def test_a_batch_gives_what_each_prompt_gives_alone(model, engine, prompts, max_
 
 def test_a_batch_draws_what_each_prompt_draws_alone(model, prompts):
     sampling = Sampling(max_new_tokens=24, temperature=1.0, seed=5, n=2, repetition_penalty=1.2)
-    alone = TransformersEngine(model, tiny.tokenizer()).generate(prompts, sampling)
-    together = TransformersEngine(model, tiny.tokenizer(), max_batch_size=-1).generate(prompts, sampling)
+    alone = Transformers(model, tiny.tokenizer()).generate(prompts, sampling)
+    together = Transformers(model, tiny.tokenizer(), max_batch_size=-1).generate(prompts, sampling)
     assert ids(alone) == ids(together)
 
 
 def test_rows_that_end_early_leave_the_batch_and_change_nothing(model, prompts):
     sampling = Sampling(max_new_tokens=60, temperature=1.5, seed=1)
-    batched = TransformersEngine(model, tiny.tokenizer(), max_batch_size=-1, stop_token_ids=range(5, 25))
+    batched = Transformers(model, tiny.tokenizer(), max_batch_size=-1, stop_token_ids=range(5, 25))
+    batched.generate(prompts[:1], GREEDY)  # the first request tries the model out
     with batch_sizes(model) as counts:
         results = batched.generate(prompts, sampling)
     lengths = {len(completion.token_ids) for (completion,) in results}
     assert len(lengths) > 1, "the rows must end at different times for this test to show anything"
     assert counts == sorted(counts, reverse=True)
     assert counts[-1] < counts[0]
-    alone = TransformersEngine(model, tiny.tokenizer(), stop_token_ids=range(5, 25))
+    alone = Transformers(model, tiny.tokenizer(), stop_token_ids=range(5, 25))
     one_by_one = [alone.generate([p], Sampling(60, 1.5, seed=1 + i))[0] for i, p in enumerate(prompts)]
     assert ids(results) == ids(one_by_one)
 
@@ -158,7 +159,7 @@ def test_the_eos_token_is_cut_and_ends_the_reply(prompts):
 
 def test_stop_token_ids_of_the_template_end_a_reply_and_are_cut(model, engine, prompts):
     token = engine.generate(prompts[:1], GREEDY)[0][0].token_ids[0]
-    stopped = TransformersEngine(model, tiny.tokenizer(), stop_token_ids=[token])
+    stopped = Transformers(model, tiny.tokenizer(), stop_token_ids=[token])
     (completion,) = stopped.generate(prompts[:1], GREEDY)[0]
     assert (completion.token_ids, completion.text, completion.finish_reason) == ([], "", "stop")
 
@@ -187,7 +188,7 @@ def test_stop_words_end_beams_too(engine, prompts):
 
 @pytest.mark.parameter("max_new_tokens")
 def test_max_new_tokens_limits_the_reply_and_without_it_the_context_does(model, prompts):
-    engine = TransformersEngine(model, tiny.tokenizer(), context_length=50, max_batch_size=-1)
+    engine = Transformers(model, tiny.tokenizer(), context_length=50, max_batch_size=-1)
     short = engine.generate(prompts, Sampling(3, 0))
     assert {(len(c.token_ids), c.finish_reason) for (c,) in short} == {(3, "length")}
     full = engine.generate(prompts, Sampling(temperature=0))
@@ -195,11 +196,11 @@ def test_max_new_tokens_limits_the_reply_and_without_it_the_context_does(model, 
 
 
 def test_the_context_is_read_from_the_config(model):
-    assert TransformersEngine(model, tiny.tokenizer()).context_length == 512
+    assert Transformers(model, tiny.tokenizer()).context_length == 512
 
 
 def test_more_new_tokens_than_the_context_holds_are_cut_with_a_warning(model, prompts, heard):
-    engine = TransformersEngine(model, tiny.tokenizer(), context_length=20)
+    engine = Transformers(model, tiny.tokenizer(), context_length=20)
     with heard.at_level("WARNING", logger="swift"):
         (completion,) = engine.generate(prompts[1:2], Sampling(1000, 0))[0]
     assert len(completion.token_ids) == 20 - len(prompts[1].input_ids)
@@ -207,7 +208,7 @@ def test_more_new_tokens_than_the_context_holds_are_cut_with_a_warning(model, pr
 
 
 def test_a_prompt_longer_than_the_context_is_refused_with_the_numbers(model):
-    engine = TransformersEngine(model, tiny.tokenizer(), context_length=20)
+    engine = Transformers(model, tiny.tokenizer(), context_length=20)
     with pytest.raises(EngineError, match=r"25 tokens and the model's context is 20.*--truncation_strategy left"):
         engine.generate([Prompt("", [7] * 25)], GREEDY)
 
@@ -220,7 +221,7 @@ def test_a_prompt_longer_than_the_context_is_refused_with_the_numbers(model):
     Sampling(10, 0, num_beams=3, n=2, logprobs=True, top_logprobs=4),
 ])  # fmt: skip
 def test_logprobs_are_those_of_a_forward_pass_one_per_token(model, prompts, sampling):
-    engine = TransformersEngine(model, tiny.tokenizer(), max_batch_size=-1)
+    engine = Transformers(model, tiny.tokenizer(), max_batch_size=-1)
     for prompt, completions in zip(prompts, engine.generate(prompts, sampling), strict=True):
         for completion in completions:
             assert completion.logprobs is not None
@@ -304,7 +305,7 @@ def test_a_repetition_penalty_breaks_a_loop(model, engine, prompts):
 
 @pytest.mark.parameter("num_beams")
 def test_beams_find_likelier_replies_than_greedy_does(model, prompts):
-    engine = TransformersEngine(model, tiny.tokenizer(), max_batch_size=-1)
+    engine = Transformers(model, tiny.tokenizer(), max_batch_size=-1)
 
     def likelihoods(beams: int) -> list[float]:
         results = engine.generate(prompts, Sampling(8, 0, num_beams=beams, logprobs=True))
@@ -317,7 +318,7 @@ def test_beams_find_likelier_replies_than_greedy_does(model, prompts):
 
 def test_beams_of_a_batch_equal_beams_alone(model, engine, prompts):
     sampling = Sampling(8, 0, num_beams=3, n=2)
-    together = TransformersEngine(model, tiny.tokenizer(), max_batch_size=-1).generate(prompts, sampling)
+    together = Transformers(model, tiny.tokenizer(), max_batch_size=-1).generate(prompts, sampling)
     assert ids(together) == ids(engine.generate(prompts, sampling))
 
 
@@ -328,10 +329,10 @@ def test_more_completions_than_beams_are_refused(engine, prompts):
 
 def test_what_is_not_said_is_read_from_the_generation_config(prompts):
     model = tiny.model(seed=3)
-    greedy = ids(TransformersEngine(model, tiny.tokenizer()).generate(prompts, Sampling(16, seed=1)))
-    assert greedy == ids(TransformersEngine(model, tiny.tokenizer()).generate(prompts, Sampling(16, 0)))
+    greedy = ids(Transformers(model, tiny.tokenizer()).generate(prompts, Sampling(16, seed=1)))
+    assert greedy == ids(Transformers(model, tiny.tokenizer()).generate(prompts, Sampling(16, 0)))
     model.generation_config.update(do_sample=True, temperature=0.9, top_k=5, top_p=0.8, repetition_penalty=1.1)
-    engine = TransformersEngine(model, tiny.tokenizer())
+    engine = Transformers(model, tiny.tokenizer())
     said = Sampling(16, 0.9, top_k=5, top_p=0.8, repetition_penalty=1.1, seed=1)
     assert ids(engine.generate(prompts, Sampling(16, seed=1))) == ids(engine.generate(prompts, said)) != greedy
     quiet = ids(engine.generate(prompts, Sampling(16, 0, repetition_penalty=1.0)))
@@ -351,7 +352,7 @@ def test_sampling_options_without_sampling_are_warned_of(engine, prompts, heard)
 def test_transformers_has_nothing_to_complain_of(prompts, caplog, changes):
     model = tiny.model(seed=3)
     model.generation_config.update(**changes)
-    engine = TransformersEngine(model, tiny.tokenizer(), max_batch_size=-1)
+    engine = Transformers(model, tiny.tokenizer(), max_batch_size=-1)
     library = logging.getLogger("transformers")
     library.propagate = True
     try:
@@ -381,10 +382,10 @@ def test_an_adapted_model_generates_like_its_merged_weights(prompts):
     adapted = get_peft_model(
         tiny.model(seed=3), LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     )
-    engine = TransformersEngine(adapted, tiny.tokenizer(), max_batch_size=-1)
+    engine = Transformers(adapted, tiny.tokenizer(), max_batch_size=-1)
     before = ids(engine.generate(prompts, GREEDY))
-    assert before != ids(TransformersEngine(tiny.model(seed=3), tiny.tokenizer()).generate(prompts, GREEDY))
-    merged = TransformersEngine(adapted.merge_and_unload(), tiny.tokenizer())
+    assert before != ids(Transformers(tiny.model(seed=3), tiny.tokenizer()).generate(prompts, GREEDY))
+    merged = Transformers(adapted.merge_and_unload(), tiny.tokenizer())
     assert before == ids(merged.generate(prompts, GREEDY))
 
 
@@ -402,8 +403,8 @@ def test_other_caches_give_the_same_in_batches_and_alone(family, prompts):
     model = AutoModelForCausalLM.from_config(configs[family]()).eval()
     sampling = Sampling(20, 1.2, seed=2)
     ends = {"stop_token_ids": range(5, 25), "context_length": 512}
-    together = TransformersEngine(model, tiny.tokenizer(), max_batch_size=-1, **ends).generate(prompts, sampling)
-    alone = TransformersEngine(model, tiny.tokenizer(), **ends).generate(prompts, sampling)
+    together = Transformers(model, tiny.tokenizer(), max_batch_size=-1, **ends).generate(prompts, sampling)
+    alone = Transformers(model, tiny.tokenizer(), **ends).generate(prompts, sampling)
     assert len({len(completion.token_ids) for (completion,) in together}) > 1
     assert ids(together) == ids(alone)
 

@@ -27,7 +27,7 @@ from swift.data.conversations import load_conversations
 from swift.data.library import HubAccess
 from swift.engines.base import Completion, Sampling
 from swift.engines.chat import Chat, fitted
-from swift.engines.transformers import TransformersEngine
+from swift.engines.transformers import Transformers
 from swift.hub.models import access
 from swift.models.families import layout_for
 from swift.models.info import ModelInfo, model_info
@@ -74,7 +74,7 @@ def open_chat(command: Infer) -> tuple[Chat, ModelInfo]:
     renderer = Renderer(tokenizer, command.template, layout=layout_for(info, command.template, tokenizer))
     model = with_room(load_model(info, command.model, command.quantization, training=False), tokenizer)
     model = merge(model, info.adapters) if command.merge.merge_lora else load_adapters(model, info.adapters)
-    engine = TransformersEngine(
+    engine = Transformers(
         model,
         tokenizer,
         max_batch_size=command.infer.max_batch_size,

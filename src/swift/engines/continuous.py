@@ -1,0 +1,223 @@
+"""This file knows the batch that never ends: rows leave it when they are done, and others enter at the next step.
+
+Axes: A rows that grow, R rows that begin, V vocabulary, S slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from swift.engines.filling import Filling, Text
+from swift.engines.forward import Forward
+from swift.engines.prefixes import BLOCK, Prefixes, block_keys
+from swift.engines.rows import Row
+from swift.engines.slots import Slots
+
+BOUND = 4096
+"""Tokens up to which rows share their steps whatever their lengths; longer ones have steps of their own, by powers of 4.
+What a step reads, and the memory of a slot, is as wide as the longest row of it."""
+
+
+class Reading(Protocol):
+    """Prompts that are being read; rows of one prompt stand together."""
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """Those that will begin, in the order of the logits."""
+        ...
+
+    def advance(self, tokens: int) -> Tensor | None:
+        """Read about this many tokens more; [R, V] the logits of the first tokens when all is read."""
+        ...
+
+
+class Runner(Protocol):
+    """The tensors behind rows that grow."""
+
+    @property
+    def joins(self) -> bool:
+        """Whether rows may enter while others grow."""
+        ...
+
+    @property
+    def mixes(self) -> bool:
+        """Whether rows of different adapters may grow together."""
+        ...
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """Those that grow."""
+        ...
+
+    def unread(self, row: Row) -> tuple[int, bytes | None]:
+        """How many tokens of a prompt have to be read, and a name for the first of them that others may share."""
+        ...
+
+    def read(self, requests: Sequence[Sequence[Row]]) -> Reading:
+        """Begin to read prompts; the rows of a request share theirs."""
+        ...
+
+    def enter(self, reading: Reading, rows: Sequence[Row]) -> None:
+        """Rows whose prompts were read, and that have their first token, grow with the others."""
+        ...
+
+    def step(self) -> tuple[list[Row], Tensor]:
+        """All rows that grow, and the logits [A, V] of their next tokens."""
+        ...
+
+    def leave(self, row: Row) -> None:
+        """A row grows no more."""
+        ...
+
+    def reset(self) -> None:
+        """Forget all rows."""
+        ...
+
+
+class _Group:
+    """Rows that take their steps together."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.slots: Slots | None = None
+
+
+class _Reading:
+    """Prompts read into slots: each once, whatever the number of its rows."""
+
+    def __init__(self, filling: Filling, requests: Sequence[Sequence[Row]]) -> None:
+        self.filling = filling
+        self.rows = [row for rows in requests for row in rows]
+        self.source = [number for number, rows in enumerate(requests) for _ in rows]
+
+    def advance(self, tokens: int) -> Tensor | None:
+        logits_BV = self.filling.advance(tokens)
+        if logits_BV is None or len(self.source) == len(logits_BV):
+            return logits_BV
+        return logits_BV[torch.tensor(self.source, device=logits_BV.device)]
+
+
+class Continuous:
+    """Rows of any age and length in one batch, for models whose memory is keys and values.
+
+    prefixes: beginnings that are remembered when their rows are gone.
+    """
+
+    joins = True
+
+    def __init__(self, forward: Forward, prefixes: Prefixes, pad_id: int) -> None:
+        self.prefixes = prefixes
+        self._forward = forward
+        self._pad_id = pad_id
+        self._groups: dict[int, _Group] = {}
+
+    @property
+    def mixes(self) -> bool:
+        """Whether rows of different adapters may grow together."""
+        return self._forward.adapters.mix
+
+    @property
+    def rows(self) -> list[Row]:
+        """Those that grow, group by group."""
+        return [row for group in self._groups.values() for row in group.rows]
+
+    def unread(self, row: Row) -> tuple[int, bytes | None]:
+        """How many tokens of its prompt are not known, and the key of the first whole block among them."""
+        keys = _keys_to_find(row)
+        known = len(self.prefixes.find(keys))
+        return len(row.prompt_ids) - BLOCK * known, keys[known] if known < len(keys) else None
+
+    def read(self, requests: Sequence[Sequence[Row]]) -> _Reading:
+        """Begin to read what is not known of these prompts."""
+        texts = [
+            Text(rows[0].prompt_ids, self.prefixes.find(_keys_to_find(rows[0])), rows[0].adapter) for rows in requests
+        ]
+        return _Reading(Filling(self._forward, texts, self._pad_id), requests)
+
+    def enter(self, reading: _Reading, rows: Sequence[Row]) -> None:
+        """Give rows their slots, and remember the prompts."""
+        filling = reading.filling
+        for number, text in enumerate(filling.texts):
+            keys = block_keys(text.token_ids, _world(text.adapter))
+            self.prefixes.remember(keys, lambda begin, end, number=number: filling.states(number, begin, end))
+        going = {id(row) for row in rows}
+        for row, number in zip(reading.rows, reading.source, strict=True):
+            if id(row) in going:
+                self._add(row, filling.states(number))
+
+    def step(self) -> tuple[list[Row], Tensor]:
+        """One forward pass for each group of lengths."""
+        for bound, group in list(self._groups.items()):
+            for row in list(group.rows):
+                if len(row.prompt_ids) + len(row.token_ids) > bound:
+                    self._move(row, group)
+        rows, logits = [], []
+        for group in self._groups.values():
+            if group.rows and group.slots is not None:
+                rows += group.rows
+                logits.append(self._step(group.rows, group.slots))
+        return rows, logits[0] if len(logits) == 1 else torch.cat(logits)
+
+    def leave(self, row: Row) -> None:
+        """Free a slot, and remember what was said: the next question of a dialogue begins with it."""
+        group = next(group for group in self._groups.values() if row in group.rows)
+        assert group.slots is not None, "a group with rows has slots"
+        place = group.rows.index(row)
+        said = row.said[: group.slots.lengths[place]]
+        slots = group.slots
+        self.prefixes.remember(
+            block_keys(said, _world(row.adapter)), lambda begin, end: slots.states(place, begin, end)
+        )
+        self._remove(group, place)
+
+    def reset(self) -> None:
+        """Forget all rows; what prefixes hold was computed before whatever went wrong."""
+        self._groups.clear()
+
+    # -------------------------------------------------------------------------------------------------------- slots
+
+    def _step(self, rows: Sequence[Row], slots: Slots) -> Tensor:
+        ids_A1 = torch.tensor([[row.token_ids[-1]] for row in rows], device=self._forward.device)
+        positions_A1, mask_AW = slots.begin_step()
+        logits_AV = self._forward(ids_A1, positions_A1, mask_AW, slots.cache, [row.adapter for row in rows])
+        slots.end_step()
+        return logits_AV
+
+    def _add(self, row: Row, states: list) -> None:
+        needed = len(row.prompt_ids) + len(row.token_ids)
+        bound = BOUND
+        while bound < needed:
+            bound *= 4
+        group = self._groups.setdefault(bound, _Group())
+        if group.slots is None:
+            group.slots = Slots(len(states), self._forward.device)
+        group.slots.add(states)
+        group.rows.append(row)
+
+    def _move(self, row: Row, group: _Group) -> None:
+        assert group.slots is not None, "a group with rows has slots"
+        place = group.rows.index(row)
+        self._add(row, group.slots.states(place))
+        self._remove(group, place)
+
+    def _remove(self, group: _Group, place: int) -> None:
+        assert group.slots is not None, "a group with rows has slots"
+        group.slots.remove(place)
+        last = group.rows.pop()
+        if place < len(group.rows):
+            group.rows[place] = last
+
+
+def _world(adapter: str | None) -> str:
+    return "base" if adapter is None else f"adapter {adapter}"
+
+
+def _keys_to_find(row: Row) -> list[bytes]:
+    """Of the blocks before the last token, which has to be read for its logits."""
+    if row.keys is None:
+        row.keys = block_keys(row.prompt_ids[:-1], _world(row.adapter))
+    return row.keys

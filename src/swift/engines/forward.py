@@ -1,0 +1,69 @@
+"""This file knows what a forward pass of an inference costs least: the logits of the last token only, no gradients.
+
+Axes: B rows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from swift.engines.adapters import Adapters
+
+if TYPE_CHECKING:
+    from peft import PeftModel  # seconds to import, and needed for its name only
+
+NEEDED = ("input_ids", "attention_mask", "position_ids", "past_key_values")
+
+
+class Forward:
+    """A model with its adapters, asked for the next token.
+
+    model: what is called; base: the same without the wrapper of adapters.
+    """
+
+    def __init__(self, model: PreTrainedModel | PeftModel, adapters: Adapters) -> None:
+        self.model: Any = model
+        self.base: Any = model if isinstance(model, PreTrainedModel) else model.get_base_model()
+        self.adapters = adapters
+        accepted = inspect.signature(self.base.forward).parameters
+        self._last = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self._accepts = frozenset(accepted)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs belong."""
+        return self.model.device
+
+    @property
+    def may_be_plain(self) -> bool:
+        """Whether the model looks like one whose memory is keys and values of single tokens, row by row, and that takes
+        positions and a mask; that it is one is to be tried."""
+        described = self.base.config
+        if described.is_encoder_decoder or self.base._is_stateful or not self._accepts.issuperset(NEEDED):
+            return False
+        if self.model is not self.base and any(c.is_prompt_learning for c in self.model.peft_config.values()):
+            return False
+        return all(type(layer) is DynamicLayer for layer in self.new_cache().layers)
+
+    def new_cache(self) -> DynamicCache:
+        """An empty memory."""
+        return DynamicCache(config=self.base.config)
+
+    def __call__(self, ids_BT: Tensor, positions_BT: Tensor, mask: Tensor, cache: Cache, names: Sequence[str | None]) -> Tensor:  # fmt: skip
+        """[B, V] the logits of each row's next token, float32; the cache takes up what was read.
+
+        mask: [B, places of the cache and T], True where a token may be looked at.
+        names: the adapter of each row.
+        """
+        outputs = self.model(
+            input_ids=ids_BT, position_ids=positions_BT, attention_mask=mask, past_key_values=cache, use_cache=True,
+            return_dict=True, **self._last, **self.adapters.use(names),
+        )  # fmt: skip
+        return outputs.logits[:, -1].float()

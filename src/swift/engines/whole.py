@@ -1,0 +1,190 @@
+"""This file knows batches that run to their end, with whatever memory a model has: recurrent, windowed, or its own.
+
+Axes: A rows that grow, H rows that the memory holds, T tokens, V vocabulary.
+
+The model prepares each step by itself, as it does in transformers' `generate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    MaxLengthCriteria,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+)
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+
+from swift.engines.adapters import Adapters
+from swift.engines.rows import Row
+
+
+@dataclass(slots=True)
+class Prepared:
+    """What transformers makes of prompts and a generation config before the first token is drawn."""
+
+    model: Any
+    input_ids: Tensor
+    processors: LogitsProcessorList
+    criteria: StoppingCriteriaList
+    model_inputs: dict[str, Any]
+
+
+def prepare(
+    model: Any,
+    input_ids: Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,  # noqa: ARG001
+    tokenizer: PreTrainedTokenizerBase | None = None,  # noqa: ARG001
+    **model_kwargs: Any,
+) -> Prepared:
+    """The `custom_generate` of `model.generate`: hand over what was prepared, so that the loop can be ours.
+
+    `tokenizer` must be a parameter for generate to pass it to stop strings of the generation config.
+    """
+    # Each row has a limit of its own here; a batch-wide length would stop the short prompts too early.
+    criteria = StoppingCriteriaList([each for each in stopping_criteria if not isinstance(each, MaxLengthCriteria)])
+    return Prepared(model, input_ids, logits_processor, criteria, model_kwargs)
+
+
+def padded_inputs(rows: Sequence[Row], pad_id: int, device: torch.device) -> dict[str, Tensor]:
+    """Input ids and attention mask [B, T] of prompts, padded on the left so that all end together."""
+    width = max(len(row.prompt_ids) for row in rows)
+    ids = [[pad_id] * (width - len(row.prompt_ids)) + row.prompt_ids for row in rows]
+    mask = [[0] * (width - len(row.prompt_ids)) + [1] * len(row.prompt_ids) for row in rows]
+    return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
+
+
+class _Reading:
+    """Prompts that are read at once, each as often as it has rows."""
+
+    def __init__(self, rows: list[Row], batch: _Batch) -> None:
+        self.rows = rows
+        self.batch = batch
+
+    def advance(self, tokens: int) -> Tensor | None:  # noqa: ARG002 - not every memory can be filled in pieces
+        return self.batch.logits([])
+
+
+class Whole:
+    """One batch at a time; rows that have ended leave it where the memory allows, and none joins it.
+
+    prepared: transformers' preparation of rows.
+    """
+
+    joins = False
+    mixes = False
+
+    def __init__(self, prepared: Callable[[Sequence[Row]], Prepared], adapters: Adapters) -> None:
+        self._prepared = prepared
+        self._adapters = adapters
+        self._batch: _Batch | None = None
+        self.rows: list[Row] = []
+
+    def unread(self, row: Row) -> tuple[int, bytes | None]:
+        """All of the prompt."""
+        return len(row.prompt_ids), None
+
+    def read(self, requests: Sequence[Sequence[Row]]) -> _Reading:
+        """Begin a batch."""
+        rows = [row for rows in requests for row in rows]
+        self._adapters.use([rows[0].adapter])
+        return _Reading(rows, _Batch(self._prepared(rows)))
+
+    def enter(self, reading: _Reading, rows: Sequence[Row]) -> None:
+        """Go on with those rows of the batch that have not ended."""
+        self._batch = reading.batch
+        going = {id(row) for row in rows}
+        self.rows = [row for row in reading.rows if id(row) in going]
+        self._batch.keep([place for place, row in enumerate(reading.rows) if id(row) in going])
+
+    def step(self) -> tuple[list[Row], Tensor]:
+        """The next token of every row."""
+        assert self._batch is not None, "rows that grow have a batch"
+        return list(self.rows), self._batch.logits([row.token_ids[-1] for row in self.rows])
+
+    def leave(self, row: Row) -> None:
+        """Take a row out, at the next step."""
+        assert self._batch is not None, "rows that grow have a batch"
+        place = self.rows.index(row)
+        self.rows.pop(place)
+        self._batch.drop(place)
+        if not self.rows:
+            self._batch = None
+
+    def reset(self) -> None:
+        """Forget all rows."""
+        self.rows, self._batch = [], None
+
+
+class _Batch:
+    """The tensors of a batch that is being continued: those of all rows that the memory holds.
+
+    active: which of the H held rows still grow.
+    """
+
+    def __init__(self, start: Prepared) -> None:
+        self.model = start.model
+        self.inputs = start.model_inputs
+        self.ids_HT = start.input_ids
+        self.active = list(range(len(start.input_ids)))
+        self._first = True
+
+    def logits(self, token_ids: Sequence[int]) -> Tensor:
+        """[A, V] raw logits in float32, after one more token for each active row; none for the first time."""
+        if not self._first:
+            self._shrink()
+            column_H = self.ids_HT[:, -1].clone()  # rows that have ended repeat their last id, unread
+            column_H[torch.tensor(self.active, device=column_H.device)] = torch.tensor(
+                token_ids, device=column_H.device
+            )
+            self.ids_HT = torch.cat([self.ids_HT, column_H[:, None]], dim=1)
+        inputs = self.model.prepare_inputs_for_generation(
+            self.ids_HT,
+            next_sequence_length=None if self._first or not self.inputs["use_cache"] else 1,
+            is_first_iteration=self._first,
+            **self.inputs,
+        )
+        outputs = self.model(**inputs, return_dict=True)
+        # The hook through which every architecture carries its cache, mask and positions to the next token.
+        self.inputs = self.model._update_model_kwargs_for_generation(outputs, self.inputs)
+        self._first = False
+        logits = outputs.logits[:, -1].to(torch.float32, copy=True)
+        if len(self.active) == len(logits):
+            return logits
+        return logits[torch.tensor(self.active, device=logits.device)]
+
+    def keep(self, places: list[int]) -> None:
+        """Go on with these of the active rows."""
+        self.active = [self.active[place] for place in places]
+
+    def drop(self, place: int) -> None:
+        """Go on without one of the active rows."""
+        self.active.pop(place)
+
+    def _shrink(self) -> None:
+        """Take the rows that have ended out of the memory, where it is one of keys and values."""
+        if len(self.active) == len(self.ids_HT) or not self._shrinks():
+            return
+        where = torch.tensor(self.active, device=self.ids_HT.device)
+        self.inputs["past_key_values"].batch_select_indices(where)
+        for name in ("attention_mask", "position_ids"):
+            if self.inputs.get(name) is not None:
+                # position ids are [B, T], or [3, B, T] for models that count in three directions
+                self.inputs[name] = self.inputs[name].index_select(self.inputs[name].dim() - 2, where)
+        self.ids_HT = self.ids_HT[where]
+        self.active = list(range(len(self.active)))
+
+    def _shrinks(self) -> bool:
+        """Whether rows can be taken out of the cache; a recurrent state, for one, has no such operation."""
+        cache = self.inputs.get("past_key_values")
+        plain = (DynamicLayer, DynamicSlidingWindowLayer)
+        return isinstance(cache, Cache) and all(type(layer) in plain for layer in cache.layers)
