@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, ContinuousBatching
 from swift.chat.render import Prompt
 from swift.engines.base import Request, Sampling
 from swift.engines.transformers import Transformers
+from swift.models.packed import pack
 
 BATCH = 16
 
@@ -33,6 +34,7 @@ def work(options: argparse.Namespace) -> list[tuple[list[int], int]]:
 
 
 def by_engine(model, tokenizer, rows) -> int:
+    pack(model)
     engine = Transformers(model, tokenizer, max_batch_size=BATCH)
     requests = [Request(Prompt("", ids), Sampling(limit, 0)) for ids, limit in rows]
     found = engine.complete(requests)
@@ -40,7 +42,7 @@ def by_engine(model, tokenizer, rows) -> int:
     return sum(len(completion.token_ids) for (completion,) in found)
 
 
-def by_plain_batches(model, tokenizer, rows) -> int:
+def by_plain_batches(model, _, rows) -> int:
     """Padded batches in the order of the rows, each to the end of its longest reply."""
     made = 0
     for start in range(0, len(rows), BATCH):
@@ -55,7 +57,7 @@ def by_plain_batches(model, tokenizer, rows) -> int:
     return made
 
 
-def by_paged_cache(model, tokenizer, rows) -> int:
+def by_paged_cache(model, _, rows) -> int:
     manager = model.init_continuous_batching(
         generation_config=GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0),
         continuous_batching_config=ContinuousBatchingConfig(max_batch_tokens=256, num_blocks=64),

@@ -32,6 +32,7 @@ from swift.hub.models import access
 from swift.models.families import layout_for
 from swift.models.info import ModelInfo, model_info
 from swift.models.load import load_model
+from swift.models.packed import pack
 from swift.models.processor import load_tokenizer
 from swift.models.vocabulary import with_room
 from swift.options.commands import Infer
@@ -74,6 +75,7 @@ def open_chat(command: Infer) -> tuple[Chat, ModelInfo]:
     renderer = Renderer(tokenizer, command.template, layout=layout_for(info, command.template, tokenizer))
     model = with_room(load_model(info, command.model, command.quantization, training=False), tokenizer)
     model = merge(model, info.adapters) if command.merge.merge_lora else load_adapters(model, info.adapters)
+    pack(model)
     engine = Transformers(
         model,
         tokenizer,

@@ -27,14 +27,14 @@ class Adapters:
     def __init__(self, model: PreTrainedModel | PeftModel, names: Sequence[str]) -> None:
         self.names = tuple(names)
         self.mix = True
+        self._model: Any = model
+        self._active: str | None = ""  # none of them yet, and not the base either
         if not names:
             return
         known = [] if isinstance(model, PreTrainedModel) else list(model.peft_config)
         missing = [name for name in names if name not in known]
         if missing:
             raise EngineError(f"The model has no adapter {', '.join(missing)}; it has {', '.join(known) or 'none'}.")
-        self._model: Any = model
-        self._active: str | None = ""  # none of them yet, and not the base either
         self.mix = _mixes(model, names)
 
     def check(self, name: str | None) -> None:
@@ -54,6 +54,10 @@ class Adapters:
             return {"adapter_names": [BASE if name is None else name for name in wanted]}
         self._activate(wanted[0])
         return {}
+
+    def release(self) -> None:
+        """Let go of the model."""
+        self._model = None
 
     def _activate(self, name: str | None) -> None:
         if name == self._active:

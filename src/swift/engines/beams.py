@@ -54,9 +54,7 @@ def search(
     with torch.random.fork_rng(devices=devices, enabled=sampling.seed is not None):
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
-        found_BT = model.generate(
-            **padded, generation_config=config, tokenizer=tokenizer, logits_processor=processors
-        )
+        found_BT = model.generate(**padded, generation_config=config, tokenizer=tokenizer, logits_processor=processors)
     rows = [row for rows in requests for row in rows]
     for row, ids in zip(rows, found_BT[:, width:].tolist(), strict=True):
         for token_id in ids:

@@ -164,4 +164,3 @@ def within(ranked_AK: Tensor, total_A1: Tensor, choices: Sequence[Choice]) -> Te
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
-

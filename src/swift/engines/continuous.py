@@ -6,7 +6,6 @@ Axes: A rows that grow, R rows that begin, V vocabulary, S slots.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,83 +21,12 @@ BOUND = 4096
 What a step reads, and the memory of a slot, is as wide as the longest row of it."""
 
 
-class Reading(Protocol):
-    """Prompts that are being read; rows of one prompt stand together."""
-
-    @property
-    def rows(self) -> Sequence[Row]:
-        """Those that will begin, in the order of the logits."""
-        ...
-
-    def advance(self, tokens: int) -> Tensor | None:
-        """Read about this many tokens more; [R, V] the logits of the first tokens when all is read."""
-        ...
-
-
-class Runner(Protocol):
-    """The tensors behind rows that grow."""
-
-    @property
-    def joins(self) -> bool:
-        """Whether rows may enter while others grow."""
-        ...
-
-    @property
-    def mixes(self) -> bool:
-        """Whether rows of different adapters may grow together."""
-        ...
-
-    @property
-    def rows(self) -> Sequence[Row]:
-        """Those that grow."""
-        ...
-
-    def unread(self, row: Row) -> tuple[int, bytes | None]:
-        """How many tokens of a prompt have to be read, and a name for the first of them that others may share."""
-        ...
-
-    def read(self, requests: Sequence[Sequence[Row]]) -> Reading:
-        """Begin to read prompts; the rows of a request share theirs."""
-        ...
-
-    def enter(self, reading: Reading, rows: Sequence[Row]) -> None:
-        """Rows whose prompts were read, and that have their first token, grow with the others."""
-        ...
-
-    def step(self) -> tuple[list[Row], Tensor]:
-        """All rows that grow, and the logits [A, V] of their next tokens."""
-        ...
-
-    def leave(self, row: Row) -> None:
-        """A row grows no more."""
-        ...
-
-    def reset(self) -> None:
-        """Forget all rows."""
-        ...
-
-
 class _Group:
     """Rows that take their steps together."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.slots: Slots | None = None
-
-
-class _Reading:
-    """Prompts read into slots: each once, whatever the number of its rows."""
-
-    def __init__(self, filling: Filling, requests: Sequence[Sequence[Row]]) -> None:
-        self.filling = filling
-        self.rows = [row for rows in requests for row in rows]
-        self.source = [number for number, rows in enumerate(requests) for _ in rows]
-
-    def advance(self, tokens: int) -> Tensor | None:
-        logits_BV = self.filling.advance(tokens)
-        if logits_BV is None or len(self.source) == len(logits_BV):
-            return logits_BV
-        return logits_BV[torch.tensor(self.source, device=logits_BV.device)]
 
 
 class Continuous:
@@ -136,9 +64,9 @@ class Continuous:
         texts = [
             Text(rows[0].prompt_ids, self.prefixes.find(_keys_to_find(rows[0])), rows[0].adapter) for rows in requests
         ]
-        return _Reading(Filling(self._forward, texts, self._pad_id), requests)
+        return _Reading(self, Filling(self._forward, texts, self._pad_id), requests)
 
-    def enter(self, reading: _Reading, rows: Sequence[Row]) -> None:
+    def take_in(self, reading: _Reading, rows: Sequence[Row]) -> None:
         """Give rows their slots, and remember the prompts."""
         filling = reading.filling
         for number, text in enumerate(filling.texts):
@@ -221,3 +149,22 @@ def _keys_to_find(row: Row) -> list[bytes]:
     if row.keys is None:
         row.keys = block_keys(row.prompt_ids[:-1], _world(row.adapter))
     return row.keys
+
+
+class _Reading:
+    """Prompts read into slots: each once, whatever the number of its rows."""
+
+    def __init__(self, runner: Continuous, filling: Filling, requests: Sequence[Sequence[Row]]) -> None:
+        self.rows = [row for rows in requests for row in rows]
+        self.filling = filling
+        self.source = [number for number, rows in enumerate(requests) for _ in rows]
+        self._runner = runner
+
+    def advance(self, tokens: int) -> Tensor | None:
+        logits_BV = self.filling.advance(tokens)
+        if logits_BV is None or len(self.source) == len(logits_BV):
+            return logits_BV
+        return logits_BV[torch.tensor(self.source, device=logits_BV.device)]
+
+    def enter(self, rows: Sequence[Row]) -> None:
+        self._runner.take_in(self, rows)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicLayer
 
 from swift.engines.forward import Forward
 from swift.engines.prefixes import BLOCK, Block, joined
@@ -47,6 +48,7 @@ class Filling:
         self._forward = forward
         self._before = max(text.begin for text in texts)
         self._cache = forward.new_cache()
+        self._layers = [layer for layer in self._cache.layers if isinstance(layer, DynamicLayer)]
         device = forward.device
         ids = [[pad_id] * (self.width - text.rest) + text.token_ids[text.begin :] for text in texts]
         self._ids_BT = torch.tensor(ids, device=device)
@@ -57,7 +59,7 @@ class Filling:
         known_BP = torch.arange(self._before, device=device) >= self._before - begins_B1
         self._mask = torch.cat([known_BP, place_T >= self.width - rests_B1], dim=1)
         if self._before:
-            self._recall(device)
+            self._recall()
 
     @property
     def area(self) -> int:
@@ -86,30 +88,34 @@ class Filling:
         shift = self._before + self.width - len(text.token_ids)
         read = slice(max(begin, text.begin) + shift, stop + shift)
         pieces = [piece for piece in (known, read) if piece.start < piece.stop]
-        return [
-            (_piece(layer.keys[number], pieces), _piece(layer.values[number], pieces)) for layer in self._cache.layers
-        ]
+        found = []
+        for layer in self._layers:
+            keys_BHTD, values_BHTD = _memory(layer)
+            found.append((_piece(keys_BHTD[number], pieces), _piece(values_BHTD[number], pieces)))
+        return found
 
-    def _recall(self, device: torch.device) -> None:
+    def _recall(self) -> None:
         """Begin the memory with what is known, each prompt's to the right of P places."""
         known = [joined(text.known) if text.known else None for text in self.texts]
         like = next(states for states in known if states is not None)
-        for index, layer in enumerate(self._cache.layers):
+        for index, layer in enumerate(self._layers):
             both = []
             for part in (0, 1):
                 sample = like[index][part]
-                memory = torch.zeros(len(known), *self._shape(sample), dtype=sample.dtype, device=device)
+                memory = sample.new_zeros(len(known), sample.shape[0], self._before, sample.shape[2])
                 for row, states in zip(memory, known, strict=True):
                     if states is not None:
-                        row[:, self._before - len(states[index][part]) :] = states[index][part].transpose(0, 1)
+                        row[:, self._before - states[index][part].shape[1] :] = states[index][part]
                 both.append(memory)
             layer.update(both[0], both[1])
 
-    def _shape(self, state_THD: Tensor) -> tuple[int, int, int]:
-        return (state_THD.shape[1], self._before, state_THD.shape[2])
+
+def _memory(layer: DynamicLayer) -> State:
+    assert layer.keys is not None and layer.values is not None, "a layer that has read remembers"  # noqa: PT018
+    return layer.keys, layer.values
 
 
 def _piece(memory_HTD: Tensor, pieces: Sequence[slice]) -> Tensor:
-    """[T, H, D] of these tokens."""
+    """[H, T, D] of these tokens."""
     taken = [memory_HTD[:, piece] for piece in pieces]
-    return (taken[0] if len(taken) == 1 else torch.cat(taken, dim=1)).transpose(0, 1)
+    return taken[0] if len(taken) == 1 else torch.cat(taken, dim=1)

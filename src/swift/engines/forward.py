@@ -36,6 +36,11 @@ class Forward:
         self._last = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self._accepts = frozenset(accepted)
 
+    def release(self) -> None:
+        """Let go of the model."""
+        self.model = self.base = None
+        self.adapters.release()
+
     @property
     def device(self) -> torch.device:
         """Where the inputs belong."""

@@ -90,4 +90,7 @@ def block_keys(token_ids: Sequence[int], world: str) -> list[bytes]:
 def joined(blocks: Sequence[Block]) -> list[State]:
     """The blocks of a beginning as one."""
     layers = zip(*(block.layers for block in blocks), strict=True)
-    return [(torch.cat([keys for keys, _ in layer]), torch.cat([values for _, values in layer])) for layer in layers]
+    return [
+        (torch.cat([keys for keys, _ in layer], dim=1), torch.cat([values for _, values in layer], dim=1))
+        for layer in layers
+    ]

@@ -98,7 +98,11 @@ class Row:
                 raise EngineError(f"The reply cannot keep to its structure: {self.matcher.get_error()}")
             if self.matcher.is_stopped():  # nothing but an end may follow
                 self.reason = "stop"
-        if self.reason is None and self.criteria is not None and bool(self.criteria(torch.tensor([self.said]), None).all()):
+        if (
+            self.reason is None
+            and self.criteria is not None
+            and bool(self.criteria(torch.tensor([self.said]), None).all())
+        ):
             self.reason = "stop"
 
     def completion(self, tokenizer: PreTrainedTokenizerBase) -> Completion:

@@ -21,9 +21,9 @@ from transformers import PreTrainedTokenizerBase
 from swift.core.errors import EngineError
 from swift.engines.base import TokenLogprob
 from swift.engines.choosing import choose
-from swift.engines.continuous import Reading, Runner
 from swift.engines.jobs import Job
 from swift.engines.rows import Row
+from swift.engines.runner import Reading, Runner
 from swift.engines.telling import token_logprobs
 
 PATIENT = 4096
@@ -135,7 +135,7 @@ class Schedule:
                 reading, self._reading = self._reading, None
                 going = self._take(reading.rows, logits_RV)
                 if going:
-                    runner.enter(reading, going)
+                    reading.enter(going)
         if runner.rows:
             rows, logits_RV = runner.step()
             going = {id(row) for row in self._take(rows, logits_RV)}

@@ -10,7 +10,6 @@ looks at is as wide as its longest row. A row that leaves gives its slot to the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,30 +20,43 @@ STEP = 128
 """Places by which slots grow at least."""
 
 State = tuple[Tensor, Tensor]
-"""Keys and values of one layer and one row, [T, H, D] each."""
+"""Keys and values of one layer and one row, [H, T, D] each."""
 
 
-@dataclass(slots=True)
 class Places:
     """Where the rows of a step write and how far they look.
 
-    targets: [A] the place of each row's next token, counted through all slots.
+    lengths_A: tokens that each row has.
     count, width: A and W.
     """
 
-    targets: Tensor
-    count: int = 0
-    width: int = 0
+    def __init__(self, device: torch.device) -> None:
+        self.lengths_A = torch.zeros(0, dtype=torch.long, device=device)
+        self.capacity = 0
+        self.count = self.width = 0
+        self._targets: dict[int, Tensor] = {}
+
+    def begin(self, width: int) -> None:
+        """A new step, that looks at so many places."""
+        self.count, self.width = len(self.lengths_A), width
+        self._targets.clear()
+
+    def targets(self, heads: int) -> Tensor:
+        """[A * H] the place of each row's next token for each head, counted through all slots."""
+        if heads not in self._targets:
+            head_AH = torch.arange(self.count * heads, device=self.lengths_A.device).view(self.count, heads)
+            self._targets[heads] = (head_AH * self.capacity + self.lengths_A[:, None]).flatten()
+        return self._targets[heads]
 
 
 class SlotLayer(CacheLayerMixin):
-    """The keys and values of one layer, [S, C, H, D]: a token's heads side by side, so that a step writes rows of memory."""
+    """The keys and values of one layer, [S, H, C, D]."""
 
     def __init__(self, places: Places) -> None:
         super().__init__()
         self.places = places
 
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:  # noqa: ARG002
         """Memory is made by `Slots.add`, before any forward pass."""
         raise AssertionError("a step needs rows, and rows bring their memory")
 
@@ -57,25 +69,27 @@ class SlotLayer(CacheLayerMixin):
     def put(self, slot: int, states: State) -> None:
         """Fill a slot from its beginning."""
         for memory, row in zip(self._memory(), states, strict=True):
-            memory[slot, : len(row)] = row
+            memory[slot, :, : row.shape[1]] = row
 
     def take(self, slot: int, begin: int, end: int) -> State:
         """What a slot holds from `begin` to `end`, as it is there."""
         keys, values = self._memory()
-        return keys[slot, begin:end], values[slot, begin:end]
+        return keys[slot, :, begin:end], values[slot, :, begin:end]
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy a slot onto another one."""
         for memory in self._memory():
-            memory[target, :length] = memory[source, :length]
+            memory[target, :, :length] = memory[source, :, :length]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Write one token per row, [A, H, 1, D]; returns all that may be looked at, [A, H, W, D]."""
-        seen = []
-        for memory, states in zip(self._memory(), (key_states, value_states), strict=True):
-            memory.flatten(0, 1).index_copy_(0, self.places.targets, states.squeeze(2))
-            seen.append(memory[: self.places.count, : self.places.width].transpose(1, 2))
-        return seen[0], seen[1]
+        keys, values = self._memory()
+        places = self.places
+        for memory, states in ((keys, key_states), (values, value_states)):
+            heads = memory.shape[1]
+            memory.flatten(0, 2).index_copy_(0, places.targets(heads), states.reshape(-1, memory.shape[3]))
+        seen = slice(places.count), slice(None), slice(places.width)
+        return keys[seen], values[seen]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:  # noqa: ARG002 - a step has one token per row
         """The width that is looked at, from place 0."""
@@ -95,9 +109,9 @@ class SlotLayer(CacheLayerMixin):
 
 
 def _grown(memory: Tensor | None, like: Tensor, slots: int, capacity: int) -> Tensor:
-    grown = torch.zeros(slots, capacity, *like.shape[1:], dtype=like.dtype, device=like.device)
+    grown = torch.zeros(slots, like.shape[0], capacity, like.shape[2], dtype=like.dtype, device=like.device)
     if memory is not None:
-        grown[: len(memory), : memory.shape[1]] = memory
+        grown[: len(memory), :, : memory.shape[2]] = memory
     return grown
 
 
@@ -109,12 +123,11 @@ class Slots:
     """
 
     def __init__(self, layers: int, device: torch.device) -> None:
-        self._places = Places(torch.zeros(0, dtype=torch.long, device=device))
+        self._places = Places(device)
         self._layers = [SlotLayer(self._places) for _ in range(layers)]
         self.cache = Cache(layers=[*self._layers])
         self.lengths: list[int] = []
-        self._lengths_A = torch.zeros(0, dtype=torch.long, device=device)
-        self._slots = self._capacity = 0
+        self._slots = 0
         self._device = device
 
     def __len__(self) -> int:
@@ -122,7 +135,7 @@ class Slots:
 
     def add(self, states: Sequence[State]) -> None:
         """A row more, behind the others, with what each layer remembers of it."""
-        length = len(states[0][0])
+        length = states[0][0].shape[1]
         self._make_room(states, len(self) + 1, length + 1)
         for layer, state in zip(self._layers, states, strict=True):
             layer.put(len(self), state)
@@ -141,7 +154,7 @@ class Slots:
         if not self.lengths:
             for layer in self._layers:
                 layer.keys = layer.values = None
-            self._slots = self._capacity = 0
+            self._slots = self._places.capacity = 0
 
     def states(self, place: int, begin: int = 0, end: int | None = None) -> list[State]:
         """What each layer remembers of a row, or of a part of it: the memory itself, which the next step changes."""
@@ -150,28 +163,28 @@ class Slots:
 
     def begin_step(self) -> tuple[Tensor, Tensor]:
         """Make ready for one token more of every row: its position [A, 1] and what it may look at [A, W]."""
-        places = self._places
-        places.count, places.width = len(self), max(self.lengths) + 1
-        if places.width > self._capacity:
-            self._make_room(self.states(0), len(self), places.width)
-        numbers = torch.arange(max(places.width, places.count), device=self._device)
-        places.targets = numbers[: places.count] * self._capacity + self._lengths_A
-        return self._lengths_A[:, None], numbers[: places.width] <= self._lengths_A[:, None]
+        width = max(self.lengths) + 1
+        if width > self._places.capacity:
+            self._make_room(self.states(0), len(self), width)
+        self._places.begin(width)
+        lengths_A1 = self._places.lengths_A[:, None]
+        return lengths_A1, torch.arange(width, device=self._device) <= lengths_A1
 
     def end_step(self) -> None:
         """Every row has one token more."""
         self.lengths = [length + 1 for length in self.lengths]
-        self._lengths_A = self._lengths_A + 1
+        self._places.lengths_A = self._places.lengths_A + 1
 
     def _relength(self) -> None:
-        self._lengths_A = torch.tensor(self.lengths, dtype=torch.long, device=self._device)
+        self._places.lengths_A = torch.tensor(self.lengths, dtype=torch.long, device=self._device)
 
     def _make_room(self, states: Sequence[State], slots: int, length: int) -> None:
-        if slots <= self._slots and length <= self._capacity:
+        places = self._places
+        if slots <= self._slots and length <= places.capacity:
             return
         if slots > self._slots:
             self._slots = max(slots, self._slots + self._slots // 2)
-        if length > self._capacity:
-            self._capacity = -(-max(length, self._capacity * 5 // 4) // STEP) * STEP
+        if length > places.capacity:
+            places.capacity = -(-max(length, places.capacity * 5 // 4) // STEP) * STEP
         for layer, state in zip(self._layers, states, strict=True):
-            layer.room(state, self._slots, self._capacity)
+            layer.room(state, self._slots, places.capacity)

@@ -25,12 +25,13 @@ from swift.core.logs import get_logger
 from swift.engines.adapters import Adapters
 from swift.engines.base import Completion, Delta, Request, Sampling
 from swift.engines.beams import search
-from swift.engines.continuous import Continuous, Runner
+from swift.engines.continuous import Continuous
 from swift.engines.detokenizer import Detokenizer
 from swift.engines.forward import Forward
 from swift.engines.jobs import Job
 from swift.engines.prefixes import Prefixes
 from swift.engines.rows import Choice, Row
+from swift.engines.runner import Runner
 from swift.engines.schedule import Limits, Schedule, Tokens
 from swift.engines.settings import Settings, context_length_of
 from swift.engines.structures import Structures
@@ -159,7 +160,8 @@ class Transformers:
         """End what is running and let go of the model; memory it held on an accelerator can be used again."""
         self._schedule.close()
         self._prefixes.clear()
-        self.model = self._forward = None
+        self.model = None
+        self._forward.release()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -221,7 +223,7 @@ class Transformers:
 
     def _compiled(self) -> Structures:
         if self._structures is None:
-            vocabulary = self.model.get_output_embeddings().weight.shape[0]
+            vocabulary = self.model.config.get_text_config().vocab_size
             self._structures = Structures(self.tokenizer, self._settings.end_ids, vocabulary)
         return self._structures
 
@@ -265,6 +267,7 @@ class Transformers:
 
     def _search(self, jobs: Sequence[Job]) -> None:
         """Beams of a batch share one length and one setting, so only requests that agree in them are searched together."""
+
         def alike(job: Job) -> tuple[Sampling, str | None, int]:
             sampling = job.request.sampling
             told = sampling if self._settings.samples(sampling) else replace(sampling, seed=None)

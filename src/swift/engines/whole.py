@@ -63,17 +63,6 @@ def padded_inputs(rows: Sequence[Row], pad_id: int, device: torch.device) -> dic
     return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
 
 
-class _Reading:
-    """Prompts that are read at once, each as often as it has rows."""
-
-    def __init__(self, rows: list[Row], batch: _Batch) -> None:
-        self.rows = rows
-        self.batch = batch
-
-    def advance(self, tokens: int) -> Tensor | None:  # noqa: ARG002 - not every memory can be filled in pieces
-        return self.batch.logits([])
-
-
 class Whole:
     """One batch at a time; rows that have ended leave it where the memory allows, and none joins it.
 
@@ -97,14 +86,12 @@ class Whole:
         """Begin a batch."""
         rows = [row for rows in requests for row in rows]
         self._adapters.use([rows[0].adapter])
-        return _Reading(rows, _Batch(self._prepared(rows)))
+        return _Reading(self, rows, _Batch(self._prepared(rows)))
 
-    def enter(self, reading: _Reading, rows: Sequence[Row]) -> None:
-        """Go on with those rows of the batch that have not ended."""
-        self._batch = reading.batch
-        going = {id(row) for row in rows}
-        self.rows = [row for row in reading.rows if id(row) in going]
-        self._batch.keep([place for place, row in enumerate(reading.rows) if id(row) in going])
+    def take_in(self, batch: _Batch, rows: Sequence[Row]) -> None:
+        """Go on with these rows of a batch."""
+        self._batch = batch
+        self.rows = list(rows)
 
     def step(self) -> tuple[list[Row], Tensor]:
         """The next token of every row."""
@@ -188,3 +175,20 @@ class _Batch:
         cache = self.inputs.get("past_key_values")
         plain = (DynamicLayer, DynamicSlidingWindowLayer)
         return isinstance(cache, Cache) and all(type(layer) in plain for layer in cache.layers)
+
+
+class _Reading:
+    """Prompts that are read at once, each as often as it has rows."""
+
+    def __init__(self, runner: Whole, rows: list[Row], batch: _Batch) -> None:
+        self.rows = rows
+        self._runner = runner
+        self._batch = batch
+
+    def advance(self, tokens: int) -> Tensor | None:  # noqa: ARG002 - not every memory can be filled in pieces
+        return self._batch.logits([])
+
+    def enter(self, rows: Sequence[Row]) -> None:
+        going = {id(row) for row in rows}
+        self._batch.keep([place for place, row in enumerate(self.rows) if id(row) in going])
+        self._runner.take_in(self._batch, [row for row in self.rows if id(row) in going])
