@@ -19,6 +19,9 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from swift.core.errors import EngineError
 from swift.engines.base import Structure
 
+WHITESPACE = r"\n?[ \t]{0,12}"
+"""Between the parts of JSON: a line and its indent at most, because a model that may write blanks for ever sometimes does."""
+
 
 class Structures:
     """Compiles structures for one vocabulary.
@@ -61,7 +64,7 @@ def _grammar(structure: Structure) -> str:
         return LLMatcher.grammar_from_regex(structure.regex)
     schema = structure.json_schema or {"type": "object"}
     try:
-        return LLMatcher.grammar_from_json_schema(json.dumps(schema))
+        return LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults={"whitespace_pattern": WHITESPACE})
     except ValueError as error:
         raise _refused(structure, str(error)) from None
 

@@ -230,8 +230,8 @@ class Transformers:
     def _has_more(self) -> bool:
         """Whether the generation config asks for more than a Choice can say (bad words, n-grams, a minimal length, ...)."""
         if self._asks_more is None:
-            neutral = Sampling(1, 1.0, 0, 1.0, 0.0, 1.0)
-            prepared = self._prepared([Row([self._settings.pad_id], 1)], neutral)
+            neutral = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0)
+            prepared = self._prepared([Row([self._settings.pad_id], self.context_length - 1)], neutral)
             self._asks_more = bool(prepared.processors) or bool(_more(prepared))
         return self._asks_more
 

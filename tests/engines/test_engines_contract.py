@@ -1,0 +1,348 @@
+"""What every engine promises, whichever it is: one test for each promise, run for all engines that can be built here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+import tiny
+from swift.chat.render import Prompt
+from swift.core.errors import EngineError
+from swift.engines.base import Request, Sampling, Structure
+from swift.engines.detokenizer import decode
+from swift.engines.transformers import Transformers
+
+TEXTS = ["The quick brown", "A", "What is two and two? Four. Thank you", "你好，世界", "def add(a, b):"]
+PROMPTS = [Prompt(text, tiny.tokenizer().encode(text)) for text in TEXTS]
+GREEDY = Sampling(max_new_tokens=16, temperature=0)
+DRAWN = Sampling(max_new_tokens=16, temperature=1.0, seed=5)
+KINDS = ("continuous", "to the end")
+
+
+def model_of(kind: str):
+    """A model whose rows may come and go; and one whose windowed memory lets a batch only run to its end."""
+    if kind == "continuous":
+        return tiny.model(seed=3)
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, eos_token_id=2, pad_token_id=0, bos_token_id=1, sliding_window=64,
+        max_position_embeddings=512,
+    )  # fmt: skip
+    return MistralForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(kind):
+    return model_of(kind)
+
+
+@pytest.fixture(scope="module")
+def engine(model):
+    built = Transformers(model, tiny.tokenizer(), max_batch_size=-1)
+    yield built
+    built.close()
+
+
+def ids(results):
+    return [[completion.token_ids for completion in completions] for completions in results]
+
+
+def answers(engine, requests):
+    """What each of these requests gets when all are asked at once: its deltas, in the order of arrival."""
+
+    async def one(request):
+        return [delta async for delta in engine.answer(request)]
+
+    async def everyone():
+        return await asyncio.gather(*(one(request) for request in requests))
+
+    return asyncio.run(everyone())
+
+
+def next_logits(model, token_ids):
+    with torch.no_grad():
+        return model(torch.tensor([token_ids])).logits[0, -1]
+
+
+def test_greedy_twice_is_equal_and_is_the_likeliest_token_each_time(engine, model):
+    first = engine.generate(PROMPTS, GREEDY)
+    assert first == engine.generate(PROMPTS, GREEDY)
+    said = [*PROMPTS[0].input_ids]
+    for token in first[0][0].token_ids:
+        assert token == int(next_logits(model, said).argmax())
+        said.append(token)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, DRAWN, replace(DRAWN, n=2, top_p=0.9, top_k=30, repetition_penalty=1.2)])
+def test_a_batch_gives_what_each_prompt_gets_alone(engine, sampling):
+    together = engine.generate(PROMPTS, sampling)
+    for i, prompt in enumerate(PROMPTS):
+        seed = None if sampling.seed is None else sampling.seed + i * sampling.n
+        assert ids(engine.generate([prompt], replace(sampling, seed=seed))) == ids(together[i : i + 1])
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, DRAWN, replace(DRAWN, stop=("a", "e"), logprobs=True, top_logprobs=2)])
+def test_a_stream_and_an_answer_equal_the_whole_reply(engine, sampling):
+    for prompt, deltas in zip(PROMPTS, answers(engine, [Request(p, sampling) for p in PROMPTS]), strict=True):
+        (whole,) = engine.generate([prompt], sampling)[0]
+        for pieces in (deltas, list(engine.stream(prompt, sampling))):
+            assert "".join(delta.text for delta in pieces) == whole.text
+            assert ids([[pieces[-1].completion]]) == ids([[whole]])
+            assert pieces[-1].completion.finish_reason == whole.finish_reason
+            assert all(delta.completion is None for delta in pieces[:-1])
+            told = [each.token_id for delta in pieces for each in delta.logprobs]
+            assert told == ([] if whole.logprobs is None else whole.token_ids)
+
+
+def test_n_completions_are_told_apart_and_come_in_order(engine):
+    sampling = replace(DRAWN, n=3)
+    (whole,) = engine.generate(PROMPTS[:1], sampling)
+    assert len({tuple(completion.token_ids) for completion in whole}) == 3
+    (deltas,) = answers(engine, [Request(PROMPTS[0], sampling)])
+    for index, completion in enumerate(whole):
+        mine = [delta for delta in deltas if delta.index == index]
+        assert "".join(delta.text for delta in mine) == completion.text
+        assert mine[-1].completion == completion
+        seeded = replace(sampling, n=1, seed=sampling.seed + index)
+        assert ids([[completion]]) == ids(engine.generate(PROMPTS[:1], seeded))
+
+
+def test_seeds_repeat_draws_whatever_else_is_in_the_batch(engine):
+    alone = answers(engine, [Request(PROMPTS[2], DRAWN)])[0][-1].completion
+    others = [Request(PROMPTS[i], Sampling(12, 1.0 + i / 3, top_k=5 * i)) for i in range(4)]
+    crowded = answers(engine, [*others, Request(PROMPTS[2], DRAWN)])[-1][-1].completion
+    assert alone.token_ids == crowded.token_ids
+    assert ids(engine.generate(PROMPTS[:1], replace(DRAWN, seed=6))) != ids(engine.generate(PROMPTS[:1], DRAWN))
+
+
+def test_requests_of_all_kinds_share_a_batch_and_get_what_they_ask_for(engine):
+    samplings = [
+        GREEDY, DRAWN, replace(DRAWN, top_p=0.5), replace(DRAWN, min_p=0.2, top_k=40), replace(GREEDY, frequency_penalty=2.0),
+        replace(GREEDY, max_new_tokens=3), replace(DRAWN, n=2, logprobs=True), replace(GREEDY, repetition_penalty=1.5),
+        replace(GREEDY, structure=Structure(regex="[ab]{4}")), replace(GREEDY, num_beams=2),
+    ]  # fmt: skip
+    requests = [Request(PROMPTS[i % len(PROMPTS)], sampling) for i, sampling in enumerate(samplings)]
+    for request, deltas in zip(requests, answers(engine, requests), strict=True):
+        found = sorted((delta for delta in deltas if delta.completion is not None), key=lambda delta: delta.index)
+        assert ids([[delta.completion for delta in found]]) == ids(engine.complete([request]))
+
+
+def test_the_end_token_is_cut_and_a_stop_word_stays(model, engine):
+    (free,) = engine.generate(PROMPTS[:1], GREEDY)[0]
+    ending = Transformers(model, tiny.tokenizer(), stop_token_ids=[free.token_ids[2]])
+    cut = free.token_ids[: free.token_ids.index(free.token_ids[2])]
+    (ended,) = ending.generate(PROMPTS[:1], GREEDY)[0]
+    assert (ended.token_ids, ended.finish_reason) == (cut, "stop")
+    (drawn,) = engine.generate(PROMPTS[:1], DRAWN)[0]
+    word = decode(tiny.tokenizer(), drawn.token_ids[3:5])
+    (stopped,) = engine.generate(PROMPTS[:1], replace(DRAWN, stop=(word,)))[0]
+    assert stopped.text.endswith(word) or word in stopped.text
+    assert stopped.finish_reason == "stop"
+    assert len(stopped.token_ids) <= 5
+
+
+def test_a_reply_has_as_many_tokens_as_were_asked_for(engine):
+    found = engine.generate(PROMPTS, replace(GREEDY, max_new_tokens=3))
+    assert {(len(c.token_ids), c.finish_reason) for (c,) in found} == {(3, "length")}
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, replace(DRAWN, top_k=9, repetition_penalty=1.3, presence_penalty=1.0)])
+def test_logprobs_are_those_of_a_forward_pass_before_all_settings(model, engine, sampling):
+    asked = replace(sampling, top_logprobs=4)
+    for prompt, (completion,) in zip(PROMPTS, engine.generate(PROMPTS, asked), strict=True):
+        assert [each.token_id for each in completion.logprobs] == completion.token_ids
+        said = [*prompt.input_ids]
+        for each in completion.logprobs:
+            expected = torch.log_softmax(next_logits(model, said), -1)
+            assert each.logprob == pytest.approx(expected[each.token_id].item(), abs=1e-4)
+            assert [v for _, _, v in each.top] == pytest.approx(expected.topk(4).values.tolist(), abs=1e-4)
+            said.append(each.token_id)
+
+
+def by_hand(model, prompt, adjust, count=12):
+    """Greedy tokens under scores that `adjust` makes of logits and what the reply holds."""
+    said = []
+    for _ in range(count):
+        said.append(int(adjust(next_logits(model, [*prompt.input_ids, *said]).clone(), said).argmax()))
+    return said
+
+
+def test_presence_and_frequency_penalties_are_those_of_the_formula(model, engine):
+    def presence(scores, said):
+        scores[sorted(set(said))] -= 0.5
+        return scores
+
+    def frequency(scores, said):
+        for token in said:
+            scores[token] -= 0.1
+        return scores
+
+    for field, adjust, value in (("presence_penalty", presence, 0.5), ("frequency_penalty", frequency, 0.1)):
+        found = engine.generate(PROMPTS, Sampling(12, 0, **{field: value}))
+        assert ids(found) == [[by_hand(model, prompt, adjust)] for prompt in PROMPTS]
+        assert ids(found) != ids(engine.generate(PROMPTS, Sampling(12, 0)))
+
+
+def test_min_p_draws_only_what_is_likely_enough_beside_the_likeliest(model, engine):
+    probabilities = torch.softmax(next_logits(model, PROMPTS[0].input_ids), -1)
+    limit = probabilities.topk(9).values[-1] / probabilities.max()
+    drawn = engine.generate(PROMPTS[:1], Sampling(1, 1.0, top_k=0, min_p=float(limit) * 0.9999, seed=0, n=300))[0]
+    assert {c.token_ids[0] for c in drawn} == set(probabilities.topk(9).indices.tolist())
+
+
+def test_beams_are_at_least_as_likely_as_greedy_and_length_counts_as_asked(engine, model):
+    def likelihood(completion):
+        return sum(each.logprob for each in completion.logprobs)
+
+    greedy = engine.generate(PROMPTS, Sampling(8, 0, logprobs=True))
+    beams = engine.generate(PROMPTS, Sampling(8, 0, num_beams=4, n=2, logprobs=True))
+    for (alone,), (best, second) in zip(greedy, beams, strict=True):
+        assert likelihood(best) >= likelihood(alone) - 1e-4
+        assert likelihood(best) >= likelihood(second)
+    ending = Transformers(model, tiny.tokenizer(), max_batch_size=-1, stop_token_ids=range(5, 150))
+    short, long = (
+        sum(len(c.token_ids) for (c,) in ending.generate(PROMPTS, Sampling(12, 0, num_beams=4, length_penalty=p)))
+        for p in (-4.0, 4.0)
+    )
+    assert short < long
+
+
+def test_a_length_penalty_without_beams_is_warned_of(engine, caplog, monkeypatch):
+    import logging
+
+    monkeypatch.setattr(logging.getLogger("swift"), "propagate", True)
+    engine.generate(PROMPTS[:1], replace(GREEDY, length_penalty=2.0))
+    assert "length_penalty 2.0: no effect" in caplog.text
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, replace(DRAWN, temperature=2.0)])
+def test_a_reply_keeps_to_its_structure(engine, sampling):
+    schema = {
+        "type": "object",
+        "properties": {"age": {"type": "integer", "maximum": 99, "minimum": 0}, "ok": {"type": "boolean"}},
+        "required": ["age", "ok"],
+        "additionalProperties": False,
+    }
+    asked = [
+        replace(sampling, max_new_tokens=200, structure=Structure(json_schema=schema)),
+        replace(sampling, max_new_tokens=60, structure=Structure(regex=r"(yes|no), [0-9]{3}\.")),
+    ]
+    for of_schema, of_regex in zip(*(engine.generate(PROMPTS, each) for each in asked), strict=True):
+        said = json.loads(of_schema[0].text)
+        assert 0 <= said["age"] <= 99
+        assert isinstance(said["ok"], bool)
+        assert re.fullmatch(r"(yes|no), [0-9]{3}\.", of_regex[0].text)
+        assert of_schema[0].finish_reason == of_regex[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"structure": Structure(regex="(")}, "regular expression"),
+        ({"structure": Structure(json_schema={"type": "nothing"})}, "JSON schema"),
+        ({"structure": Structure()}, "exactly one"),
+        ({"structure": Structure(regex="a"), "num_beams": 2}, "--num_beams 1"),
+        ({"n": 0}, "n must be at least 1"),
+        ({"n": 3, "num_beams": 2}, "--num_beams"),
+        ({"max_new_tokens": 0}, "--max_new_tokens"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_before_anything_is_said(engine, change, message):
+    with pytest.raises(EngineError, match=message):
+        answers(engine, [Request(PROMPTS[0], replace(GREEDY, **change))])
+    with pytest.raises(EngineError, match=message):
+        engine.generate(PROMPTS[:1], replace(GREEDY, **change))
+
+
+def test_leaving_an_answer_frees_its_place(model):
+    engine = Transformers(model, tiny.tokenizer(), max_batch_size=1)
+
+    async def talk():
+        long = engine.answer(Request(PROMPTS[0], Sampling(400, 0)))
+        await anext(long)
+        waiting = asyncio.ensure_future(anext(engine.answer(Request(PROMPTS[1], Sampling(1, 0)))))
+        await asyncio.sleep(0.05)
+        waited = not waiting.done()
+        await long.aclose()
+        return waited, await asyncio.wait_for(waiting, 5)
+
+    waited, delta = asyncio.run(talk())
+    assert waited, "with one place the second request has to wait"
+    assert delta.completion is None or delta.completion.token_ids
+    engine.close()
+
+
+def test_closing_ends_those_who_wait_and_those_who_are_served(model):
+    engine = Transformers(model, tiny.tokenizer(), max_batch_size=1)
+
+    async def talk():
+        pieces = [engine.answer(Request(prompt, Sampling(400, 0))) for prompt in PROMPTS[:2]]
+        await anext(pieces[0])
+        second = asyncio.ensure_future(anext(pieces[1]))
+        await asyncio.sleep(0.05)
+        await asyncio.to_thread(engine.close)
+        with pytest.raises(EngineError, match="closed"):
+            await second
+        with pytest.raises(EngineError, match="closed"):
+            async for _ in pieces[0]:
+                pass
+        with pytest.raises(EngineError, match="closed"):
+            await anext(engine.answer(Request(PROMPTS[0], GREEDY)))
+
+    asyncio.run(talk())
+
+
+# ----------------------------------------------------------------------------------------------------------- adapters
+
+
+def adapted(kind, method="lora"):
+    """The model with two adapters that say something else, and the three by themselves."""
+    from peft import IA3Config, LoraConfig, get_peft_model
+
+    if method == "lora":
+        config = LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    else:
+        config = IA3Config(
+            target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"], init_ia3_weights=False
+        )
+    torch.manual_seed(1)
+    made = get_peft_model(model_of(kind), config, adapter_name="first")
+    made.add_adapter("second", config)
+    return made.eval()
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft reads it
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+def test_requests_with_different_adapters_get_each_its_own(kind, method):
+    engine = Transformers(adapted(kind, method), tiny.tokenizer(), max_batch_size=-1, adapters=("first", "second"))
+    assert engine.adapters == ("first", "second")
+    names = [None, "first", "second", None, "second", "first"]
+    requests = [Request(PROMPTS[i % 2], replace(DRAWN, seed=i), name) for i, name in enumerate(names)]
+    together = [deltas[-1].completion.token_ids for deltas in answers(engine, requests)]
+    assert len({tuple(tokens) for tokens in together}) == len(names)
+    base = Transformers(model_of(kind), tiny.tokenizer())
+    for request, tokens in zip(requests, together, strict=True):
+        assert ids(engine.complete([request])) == [[tokens]]
+        if request.adapter is None:
+            assert ids(base.generate([request.prompt], request.sampling)) == [[tokens]]
+            continue
+        alone = adapted(kind, method)
+        alone.set_adapter(request.adapter)
+        assert ids(Transformers(alone, tiny.tokenizer()).generate([request.prompt], request.sampling)) == [[tokens]]
+    with pytest.raises(EngineError, match="no adapter 'third'"):
+        engine.complete([Request(PROMPTS[0], GREEDY, "third")])
+    with pytest.raises(EngineError, match="no adapter third"):
+        Transformers(adapted(kind, method), tiny.tokenizer(), adapters=("third",))
