@@ -6,6 +6,7 @@ import asyncio
 import logging
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -164,7 +165,7 @@ def test_a_long_prompt_is_read_in_pieces_while_others_grow(model):
     said, shapes = asyncio.run(talk())
     pieces = [i for i, shape in enumerate(shapes) if shape[1] > 1]
     assert [shapes[i] for i in pieces] == [(1, 16)] * 6 + [(1, 5)]
-    assert all(later - earlier == 2 for earlier, later in zip(pieces, pieces[1:], strict=False)), "a step between"
+    assert all(later - earlier == 2 for earlier, later in pairwise(pieces)), "a step between"
     assert [[said]] == ids(Transformers(model, tiny.tokenizer()).generate([LONG], Sampling(2, 0)))
 
 

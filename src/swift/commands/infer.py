@@ -18,14 +18,15 @@ from swift.chat.render import Prompt, Renderer
 from swift.commands import infer_tasks
 from swift.commands.begin import begin
 from swift.commands.dialogue import Dialogue, Exchange
-from swift.commands.results import Question, Results, result_path, result_row
+from swift.commands.results import Question, Results, result_path, result_row, written_before
 from swift.commands.sharing import agreed, gathered, part, sharing
 from swift.core import environment
 from swift.core.errors import DataError, UsageError
 from swift.core.logs import get_logger
 from swift.data.conversations import load_conversations
+from swift.data.formats import as_row
 from swift.data.library import HubAccess
-from swift.engines.base import Completion, Sampling
+from swift.engines.base import Completion, Sampling, Structure
 from swift.engines.chat import Chat, fitted
 from swift.engines.transformers import Transformers
 from swift.hub.models import access
@@ -44,8 +45,8 @@ from swift.options.template import TemplateOptions
 from swift.tuners.attach import load_adapters
 from swift.tuners.merge import merge
 
-BATCHES_PER_STEP = 16
-"""Batches handed to the engine at once: enough to sort prompts by length, few enough to see progress."""
+BATCHES_PER_STEP = 32
+"""Batches handed to the engine at once: many, because it idles a little at the end; few enough to see progress."""
 SECONDS_BETWEEN_REPORTS = 10.0
 
 
@@ -99,6 +100,9 @@ def sampling_of(options: GenerationOptions, seed: int) -> Sampling:
         logprobs=options.logprobs,
         top_logprobs=options.top_logprobs,
         seed=seed,
+        structure=None
+        if options.structured_outputs_regex is None
+        else Structure(regex=options.structured_outputs_regex),
     )
 
 
@@ -144,10 +148,12 @@ class Tally:
     """What a run over a data set adds up to: results, tokens, seconds.
 
     skipped: why rows were not answered -> their numbers.
+    before: results of an earlier run that this one goes on with.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     skipped: dict[str, list[int]] = field(default_factory=dict)
+    before: list[dict[str, Any]] = field(default_factory=list)
     prompt_tokens: int = 0
     generated_tokens: int = 0
     begun: float = field(default_factory=time.monotonic)
@@ -197,6 +203,8 @@ def answer(command: Infer, chat: Chat, info: ModelInfo, questions: Sequence[Ques
         for why, rows in tally.skipped.items():
             get_logger().warning("%d rows are skipped, the first is row %d: %s", len(rows), rows[0], why)
     get_logger().info("results go to %s", path)
+    if command.infer.resume:
+        asked = _unanswered(path, asked, tally)
     size = len(asked) if command.infer.write_batch_size == -1 else command.infer.write_batch_size
     step = len(asked) if command.infer.max_batch_size == -1 else command.infer.max_batch_size * BATCHES_PER_STEP
     with Results(path) if environment.rank() == 0 else nullcontext() as results:
@@ -210,6 +218,15 @@ def answer(command: Infer, chat: Chat, info: ModelInfo, questions: Sequence[Ques
     if environment.rank() == 0:
         _report(command, tally, path)
     return path
+
+
+def _unanswered(path: Path, asked: list[Asked], tally: Tally) -> list[Asked]:
+    """The questions behind those whose results are in the file; these count in the metric."""
+    messages = [as_row(each.question.conversation)["messages"] for each in asked]
+    before = agreed(written_before(path, messages) if environment.rank() == 0 else [])
+    tally.before = [{"response": row["response"], "labels": row["labels"]} for row in before]
+    get_logger().info("%d rows were answered before, %d are left", len(before), len(asked) - len(before))
+    return asked[len(before) :]
 
 
 def _result_path(command: Infer, info: ModelInfo) -> Path:
@@ -317,10 +334,11 @@ def _report(command: Infer, tally: Tally, path: Path) -> None:
     if tally.skipped:
         get_logger().warning("%d rows were not answered, see above", sum(map(len, tally.skipped.values())))
     if command.infer.metric is not None:
-        unlabelled = sum(row["labels"] is None for row in tally.rows)
+        rows = [*tally.before, *tally.rows]
+        unlabelled = sum(row["labels"] is None for row in rows)
         if unlabelled:
             get_logger().warning("%d rows have no reference and do not count in the metric", unlabelled)
-        _show(json.dumps(METRICS[command.infer.metric](tally.rows)) + "\n")
+        _show(json.dumps(METRICS[command.infer.metric](rows)) + "\n")
     _show(f"{path}\n")
 
 

@@ -20,7 +20,7 @@ from swift.chat.messages import Conversation, Message
 from swift.chat.reading import Readings
 from swift.chat.render import Renderer, Sample
 from swift.commands.begin import log_decisions
-from swift.commands.results import Results, result_path
+from swift.commands.results import Results, result_path, written_before
 from swift.commands.sharing import agreed, gathered, part, sharing
 from swift.commands.task_settings import settled_task
 from swift.core import environment
@@ -92,6 +92,8 @@ def run(command: Infer) -> Path | None:
     log_decisions(command.model_copy(update={"sources": sources}))
     if command.infer.metric == "acc" and command.model.problem_type == "regression":
         raise UsageError("--metric acc: values of a regression are never exactly right. Drop it.")
+    if command.infer.resume and command.infer.metric:
+        raise UsageError("--resume true: the metric of this task needs all rows at once. Drop --metric.")
     if not has_rows_to_infer(command.values()):
         return converse(open_reader(command, info))
     rows = rows_of(command)
@@ -181,11 +183,16 @@ def read_all(command: Infer, reader: Reader, info: ModelInfo, rows: Sequence[Con
     for why, numbers in skipped.items() if is_first else ():
         get_logger().warning("%d rows are skipped, the first is row %d: %s", len(numbers), numbers[0], why)
     get_logger().info("results go to %s", path)
+    if command.infer.resume:
+        messages = [as_row(conversation)["messages"] for conversation, _ in asked]
+        before = agreed(written_before(path, messages) if is_first else [])
+        get_logger().info("%d rows were read before, %d are left", len(before), len(asked) - len(before))
+        asked = asked[len(before) :]
     size = len(asked) if command.infer.write_batch_size == -1 else command.infer.write_batch_size
     compared: list[dict[str, Any]] = []
     began = time.monotonic()
     with Results(path) if is_first else nullcontext() as results:
-        for start in range(0, len(asked), size):
+        for start in range(0, len(asked), max(size, 1)):
             mine = part(asked[start : start + size], environment.rank(), environment.world_size())
             found = gathered(_read(reader, mine, logprobs=command.generation.logprobs))
             if results is not None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from swift.chat.messages import Conversation, Message
-from swift.core.errors import RunError
+from swift.core.errors import RunError, UsageError
+from swift.core.logs import get_logger
 from swift.data.formats import as_row
 from swift.engines.base import Completion, TokenLogprob
 
@@ -51,6 +52,41 @@ def result_row(question: Question, completion: Completion) -> dict[str, Any]:
     results = {"response": completion.text, "labels": question.labels, "logprobs": logprobs}
     results["messages"] = [*row["messages"], reply]
     return {**results, **{name: value for name, value in row.items() if name not in results}}
+
+
+def written_before(path: Path, asked: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
+    """The results that a file holds of these rows, given by their messages, of which it must hold the first ones.
+
+    A last line that was not written to its end, when the process was killed, is taken off. Raises UsageError where the
+    file holds results of other rows.
+    """
+    if not path.exists():
+        return []
+    written = path.read_bytes()
+    whole = written[: written.rfind(b"\n") + 1]
+    if len(whole) < len(written):
+        get_logger().info("%s: the last line is not complete and is written again", path)
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(whole.splitlines(), 1):
+        row = _read_row(line)
+        expected = json.loads(json.dumps(asked[number - 1 : number], default=str))  # as a file has them
+        if row is None or not expected or row["messages"][: len(expected[0])] != expected[0]:
+            raise UsageError(
+                f"--resume true: line {number} of --result_path {path} is not the result of row {number} of these data "
+                "sets. Give the data sets and options of the run that wrote it, or another --result_path."
+            )
+        found.append(row)
+    return found
+
+
+def _read_row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and {"response", "labels", "messages"} <= row.keys() else None
 
 
 class Results:

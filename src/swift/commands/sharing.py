@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -33,11 +32,11 @@ def sharing(options: GeneralOptions) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def agreed(path: Path) -> Path:
-    """The path the first process has chosen: clocks differ."""
+def agreed(found: T) -> T:
+    """What the first process has found, a path or what is in a file: clocks differ, and files grow."""
     if environment.world_size() == 1:
-        return path
-    shared: list[Any] = [path]
+        return found
+    shared: list[Any] = [found]
     dist.broadcast_object_list(shared)
     return shared[0]
 

@@ -2,7 +2,7 @@
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from swift.options.conditions import command, equals, given
+from swift.options.conditions import command, given
 from swift.options.declare import Fraction, Options, option
 from swift.options.template import ANSWERS
 
@@ -37,7 +37,5 @@ class GenerationOptions(Options):
     """Whether the log-probability of every token of a reply is returned."""
     top_logprobs: NonNegativeInt | None = option(None, when=given("logprobs") | command("deploy", "app", "eval"))
     """How many of the likeliest tokens are returned at each position, with their log-probabilities."""
-    structured_outputs_regex: str | None = option(
-        None, when=equals("infer_backend", "vllm") | equals("sampler_engine", "vllm")
-    )
+    structured_outputs_regex: str | None = option(None, when=SERVES)
     """Regular expression every reply is made to match."""

@@ -25,6 +25,17 @@ def beams_do_not_stream(case: Case) -> Words | None:
     )
 
 
+@rule("infer", "sample", *SERVED)
+def beams_have_no_structure(case: Case) -> Words | None:
+    """The search looks at tokens that a structure does not allow."""
+    if (case["num_beams"] or 1) == 1 or not case["structured_outputs_regex"]:
+        return None
+    return Words(
+        f"--structured_outputs_regex cannot be used together with --num_beams {case['num_beams']}. Drop one of them.",
+        f"--structured_outputs_regex 不能与 --num_beams {case['num_beams']} 同时使用，请去掉其中之一。",
+    )
+
+
 @rule("infer")
 def inference_reads_what_it_is_given(case: Case) -> Words | None:
     """Rows to train on are inferred only where they are split off."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, PositiveInt
 
-from swift.options.conditions import command, equals
+from swift.options.conditions import command, equals, given
 from swift.options.data import HAS_ROWS
 from swift.options.declare import Options, option
 
@@ -34,6 +34,9 @@ class InferOptions(Options):
     """File the results are added to, as jsonl."""
     write_batch_size: PositiveOrAll = option(1000, when=ROWS_INFERRED)
     """Rows after which results are written; -1 writes once at the end."""
+    resume: bool = option(False, when=ROWS_INFERRED & given("result_path"))
+    """Go on behind the rows that `--result_path` holds already, which must be the first of these rows; each row is
+    answered once, however often the run was stopped."""
     metric: Literal["acc", "rouge"] | None = option(None, when=ROWS_INFERRED)
     """How results are compared with the reference replies; not at all when not given."""
     val_dataset_sample: PositiveInt | None = option(None, when=ROWS_INFERRED)
