@@ -34,6 +34,10 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
+LONG = "You answer with one number, and you say please. " * 4
+"""A system message that all prompts begin with, longer than what an engine remembers at a time."""
+
+
 def words(place: Path, output: Path, *more: str) -> list[str]:
     """A command line; what is given last wins."""
     common = ("--model", str(place / "model"), "--dataset", str(place / "rows.jsonl"), "--output_dir", str(output),
@@ -70,8 +74,9 @@ def logged(checkpoint: Path) -> dict[str, float]:
     [("--use_flash_ckpt", "true"), ("--packing", "true"), ("--tuner_type", "full", "--gradient_checkpointing", "true")],
 )
 def test_evaluation_asks_what_swift_infer_asks_and_gets_the_same_replies(place, tmp_path, how):
-    packs = ("--max_length", "96") if "--packing" in how else ()
-    last = train(place, tmp_path, "--split_dataset_ratio", "0.4", *REPLIES, *how, *packs)
+    packs = ("--max_length", "256") if "--packing" in how else ()
+    before = ("--eval_on_start", "true", "--system", LONG)  # of other weights, which are not to be remembered
+    last = train(place, tmp_path, "--split_dataset_ratio", "0.4", *REPLIES, *how, *packs, *before)
     rows = rows_of(last / "predict.jsonl")
     flag = "--model" if "full" in how else "--adapters"
     results = infer.run(parse("infer", [flag, str(last), "--load_data_args", "true", "--max_new_tokens", "6",

@@ -12,7 +12,7 @@ from swift.chat.messages import Conversation, Message
 from swift.chat.render import Renderer
 from swift.engines.base import Sampling
 from swift.engines.chat import Chat
-from swift.engines.transformers import TransformersEngine
+from swift.engines.transformers import Transformers
 from swift.options.template import TemplateOptions
 from swift.trainers.benchmarks import Answer, Benchmarks, Marks, Question
 
@@ -45,7 +45,7 @@ def examined(folder, *papers: Paper, **settings) -> runs.Run:
     model, tokenizer = tiny.model(), tiny.tokenizer()
     tokenizer.chat_template = tiny.CHATML
     renderer = Renderer(tokenizer, TemplateOptions())
-    engine = TransformersEngine(model, tokenizer, max_batch_size=2, context_length=CONTEXT)
+    engine = Transformers(model, tokenizer, max_batch_size=2, context_length=CONTEXT)
     benchmarks = Benchmarks(
         ["one"], lambda _step: nullcontext(next(coming)), Chat(renderer, engine), form=None, context_length=CONTEXT
     )

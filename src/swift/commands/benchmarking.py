@@ -8,7 +8,7 @@ from swift.commands.preparation import Prepared
 from swift.core import environment
 from swift.core.logs import get_logger
 from swift.engines.chat import Chat
-from swift.engines.transformers import TransformersEngine
+from swift.engines.transformers import Transformers
 from swift.evaluate.examination import Examination, Task, check_benchmarks
 from swift.options.commands import Sft
 from swift.trainers import processes
@@ -27,7 +27,7 @@ def benchmarks_of(prepared: Prepared, model: Any) -> Benchmarks | None:
         return None
     task = task_of(command, prepared.info.name)
     processes.decided(lambda: check_benchmarks(task.benchmarks))
-    engine = TransformersEngine(
+    engine = Transformers(
         model,
         prepared.tokenizer,
         max_batch_size=command.training.per_device_eval_batch_size,

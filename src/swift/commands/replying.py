@@ -14,7 +14,7 @@ from swift.core.logs import get_logger
 from swift.data.conversations import load_conversations
 from swift.data.library import HubAccess
 from swift.engines.chat import Chat
-from swift.engines.transformers import TransformersEngine
+from swift.engines.transformers import Transformers
 from swift.options.data import DataOptions
 from swift.trainers import processes
 from swift.trainers.replies import NLG, Asked, Replies
@@ -33,7 +33,7 @@ def replies_of(prepared: Prepared, model: Any) -> Replies | None:
         return None
     chat = Chat(
         prepared.renderer,
-        TransformersEngine(
+        Transformers(
             model,
             prepared.tokenizer,
             max_batch_size=command.training.per_device_eval_batch_size,

@@ -120,6 +120,10 @@ class Engine(Protocol):
         """The pieces of one completion; joined, their texts equal that of `generate`."""
         ...
 
+    def forget(self) -> None:
+        """Forget what was computed of earlier prompts: the weights have changed."""
+        ...
+
     def close(self) -> None:
         """Free what the engine holds."""
         ...

@@ -103,6 +103,7 @@ class Benchmarks(TrainerCallback):
         Raises StoppedInEvaluation on all processes when one of them is told to stop.
         """
         trainer.model.eval()  # every step of training sets it back
+        self.chat.engine.forget()
         step, begun = trainer.state.global_step, time.monotonic()
         beginning = self.begin(step) if processes.rank() == 0 else nullcontext()
         with beginning as examination, trainer.accelerator.autocast():

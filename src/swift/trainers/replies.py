@@ -71,6 +71,7 @@ class Replies(TrainerCallback):
 
     def evaluate(self, trainer: Any) -> dict[str, float]:
         """Let the model of `trainer` answer all rows, each process its part, and measure all replies together."""
+        self.chat.engine.forget()
         replies = [reply for part in processes.gathered(self._own_replies(trainer)) for reply in part]
         rows = [asked.result(reply) for asked, reply in zip(self.asked, replies, strict=True)]
         if trainer.is_world_process_zero():
