@@ -133,6 +133,8 @@ def _command(name: str, argv: list[str], language: str) -> int:
         return _run("swift.parallel.ray:run", name, argv, command.general)
     launch.relaunch(name, argv)
     launch.end_with_launcher()
+    if name in CHECKED and (command.training.deepspeed or command.training.fsdp):
+        launch.stand_alone()
     return _run(address, command)
 
 

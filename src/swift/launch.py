@@ -72,6 +72,19 @@ def end_with_launcher() -> None:
         ctypes.CDLL(None).prctl(_SET_SIGNAL_OF_PARENTS_DEATH, signal.SIGTERM)
 
 
+def stand_alone() -> None:
+    """Give a single process the environment of torchrun, where there is none: DeepSpeed and FSDP need a group.
+
+    The group is joined by nobody else, so any free port will do.
+    """
+    if environment.WORLD_SIZE.is_set():
+        return
+    os.environ.update(
+        RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1",
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_some_free_port()),
+    )  # fmt: skip
+
+
 def leave(code: int) -> int:
     """End a process of torchrun at once with this exit code; any other process only gets the code back.
 

@@ -241,6 +241,12 @@ CONTRADICTIONS = {
     "shards_are_written_while_training_waits": (
         commands.Sft, {**TRAIN, "deepspeed": "zero2", "use_flash_ckpt": True}, {}, "--deepspeed and --use_flash_ckpt",
     ),
+    "divided_states_are_of_use_together_only": (
+        commands.Sft, {**TRAIN, "fsdp": "fsdp2", "lisa_activated_layers": 2}, {}, "--fsdp and --lisa_activated_layers",
+    ),
+    "parts_are_saved_to_be_continued": (
+        commands.Sft, {**TRAIN, "fsdp": "fsdp2", "save_only_model": True}, {}, "--fsdp fsdp2 and --save_only_model",
+    ),
     "liger_is_for_text_on_one_device": (
         commands.Sft, {**TRAIN, "use_liger_kernel": True, "device_map": "auto"}, {}, "--use_liger_kernel",
     ),

@@ -46,6 +46,7 @@ from swift.trainers.claims import Claim, is_held
 from swift.trainers.journal import FILE_NAME as JOURNAL
 from swift.trainers.journal import has_finished
 from swift.trainers.outputs import Continuation, make_folder, new_folder, newest_good, resumable, versions
+from swift.trainers.sharded import check_continuable, sharding
 from swift.tuners import unsloth
 
 Data = LoadedData | LazyData | StreamedData
@@ -113,7 +114,7 @@ def prepare(command: Sft) -> Prepared:
     if command.training.check_model:
         check_weights(info)
     base = make_folder(Path(command.training.output_dir or "output").expanduser().absolute())
-    processes.join(command.general, "cuda" if torch.cuda.is_available() else "cpu")
+    processes.join(command.general, "cuda" if torch.cuda.is_available() else "cpu", sharding(command.training))
     resume = processes.made_once(lambda: resumed(command, base), command.general.ddp_timeout)
     arguments = training_arguments(
         command.training, command.general,
@@ -165,6 +166,7 @@ def resumed(command: Sft, base: Path) -> Continuation | None:
         )
     if not full and not is_adapter(checkpoint):
         raise RunError(f"{checkpoint} holds a whole model, and not an adapter. Go on with --tuner_type full.")
+    check_continuable(checkpoint, training, environment.world_size())
     continuation = Continuation(checkpoint, training.resume_only_model, training.ignore_data_skip)
     get_logger().info("going on from %s: %s", checkpoint, continuation.what())
     return continuation

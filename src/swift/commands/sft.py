@@ -33,6 +33,7 @@ from swift.options.commands import Sft
 from swift.options.optimizers import OptimizerOptions
 from swift.options.training import TrainingOptions
 from swift.parallel.mesh import Mesh
+from swift.parallel.partitions import gather_experts_together
 from swift.proofs.schedule import schedule
 from swift.trainers import processes
 from swift.trainers.base import Feed, SwiftTrainer
@@ -119,6 +120,7 @@ def learner(prepared: Prepared) -> tuple[PreTrainedModel | PeftModel, bool, Mesh
         return learns, bool(flat_by(command)), None
     model = with_room(load_model(prepared.info, command.model, command.quantization, training=True), prepared.tokenizer)
     with_padding(model, prepared.tokenizer, command.model.task_type)
+    gather_experts_together(model)
     if command.training.use_liger_kernel:
         use_liger(model)
     flag = flat_by(command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,11 @@ class Devices:
         if self.rank >= self.count > 0:
             return (self.rank % self.count,)
         return tuple(range(self.rank, self.count, self.num_processes))
+
+    @property
+    def first(self) -> Devices:
+        """The same with one device for this process, the first of its own: DeepSpeed moves a model to one."""
+        return replace(self, num_processes=max(self.num_processes, self.count))
 
 
 @dataclass(frozen=True)

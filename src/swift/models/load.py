@@ -11,7 +11,7 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.integrations.deepspeed import deepspeed_config, is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_enabled
 
 from swift.core.errors import MissingPackage, ModelError
@@ -58,7 +58,8 @@ def load_model(
     warn_of_missing(info)
     quantization = quantization or QuantizationOptions()
     sharded = is_deepspeed_zero3_enabled() or is_fsdp_enabled()
-    placement = place(options.device_map, options.max_memory, devices_here(), training=training, sharded=sharded)
+    devices = devices_here() if deepspeed_config() is None else devices_here().first
+    placement = place(options.device_map, options.max_memory, devices, training=training, sharded=sharded)
     arguments: dict[str, Any] = {
         "dtype": torch_dtype(info.dtype),
         "device_map": placement.device_map,

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from swift.models.quantize import quantized_layers
+from swift.parallel.partitions import size_of
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
@@ -69,4 +70,4 @@ def _elements(model: nn.Module) -> Iterator[tuple[str, bool, int]]:
         yield f"{name}.weight", False, layer.in_features * layer.out_features
     for name, parameter in model.named_parameters():
         if name.rpartition(".")[0] not in packed or name.endswith(".bias"):
-            yield name, parameter.requires_grad, parameter.numel()
+            yield name, parameter.requires_grad, size_of(parameter)

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swift.core.errors import UsageError
 from swift.core.logs import get_logger
+from swift.parallel.partitions import shape_of, whole
 
 ROWS_OF = 128
 """An embedding that has to grow grows to a multiple of this, which matrix products like."""
@@ -59,16 +60,17 @@ def with_room(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Pre
     average one, wherever it is added; the number of rows becomes a multiple of 128.
     """
     layers: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
-    rows = layers[0].weight.shape[0]
+    rows = shape_of(layers[0].weight)[0]
     if len(tokenizer) <= rows:
         return model
-    means = [None if layer is None else layer.weight.detach().float().mean(dim=0) for layer in layers]
+    with whole(layer.weight for layer in layers if layer is not None):
+        means = [None if layer is None else layer.weight.detach().float().mean(dim=0) for layer in layers]
     model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=ROWS_OF, mean_resizing=False)
     grown: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
-    with torch.no_grad():
+    with torch.no_grad(), whole((layer.weight for layer in grown if layer is not None), changed=True):
         for layer, mean in zip(grown, means, strict=True):
             if layer is not None and mean is not None:
                 layer.weight[rows:] = mean.to(layer.weight)
-    total = grown[0].weight.shape[0]
+    total = shape_of(grown[0].weight)[0]
     get_logger().info("The embedding grows from %d to %d rows for %d tokens.", rows, total, len(tokenizer))
     return model

@@ -15,6 +15,7 @@ from swift.options import (
     rules_loading,
     rules_optimizers,
     rules_preference,
+    rules_sharding,
     rules_tasks,
     rules_training,
     rules_tuners,
@@ -25,10 +26,8 @@ from swift.options.declare import Command, Flag, flags
 from swift.options.renamed import RENAMED
 
 TABLES = (
-    rules_loading.rule, rules_training.rule, rules_tuners.rule, rules_optimizers.rule, rules_preference.rule,
-    rules_tasks.rule,
-    rules_evaluation.rule,
-    rules_answering.rule,
+    rules_loading.rule, rules_training.rule, rules_sharding.rule, rules_tuners.rule, rules_optimizers.rule,
+    rules_preference.rule, rules_tasks.rule, rules_evaluation.rule, rules_answering.rule,
 )  # fmt: skip
 
 
@@ -96,8 +95,7 @@ def _is_unavailable(flag: Flag, value: Any) -> bool:
 LATER_ZH = {
     "quantizing a model": "模型量化",
     "models of images, video and audio": "图像、视频和音频模型",
-    "DeepSpeed": "DeepSpeed",
-    "FSDP2": "FSDP2",
+    "DeepSpeed's tensor parallelism": "DeepSpeed 张量并行",
     "the engines vLLM, SGLang and LMDeploy": "vLLM、SGLang 与 LMDeploy 引擎",
     "conversion to and from Megatron": "与 Megatron 格式互转",
     "Modelfiles for Ollama": "Ollama 的 Modelfile",

@@ -268,21 +268,6 @@ def one_way_to_warm_up(case: Case) -> Words | None:
 
 
 @rule(*TRAINING)
-def weights_are_sharded_one_way(case: Case) -> Words | None:
-    """DeepSpeed and FSDP do the same thing."""
-    return exclusive(case, "deepspeed", "fsdp", "both shard the weights", "两者都会切分权重")
-
-
-@rule(*TRAINING)
-def sharding_places_the_weights(case: Case) -> Words | None:
-    """A device map would place them a second time."""
-    for name in ("deepspeed", "fsdp"):
-        if case[name] and case["device_map"]:
-            return exclusive(case, name, "device_map", "both place the weights", "两者都会决定权重的放置")
-    return None
-
-
-@rule(*TRAINING)
 def shards_are_written_while_training_waits(case: Case) -> Words | None:
     """DeepSpeed and FSDP write their shards together, all processes at the same time."""
     for name in ("deepspeed", "fsdp"):

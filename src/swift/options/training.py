@@ -13,7 +13,6 @@ EVALUATES = equals("eval_strategy", "steps", "epoch")
 HAS_WORKERS = given("dataloader_num_workers")
 RESUMES = given("resume_from_checkpoint")
 SUPERVISED = command("pt", "sft") & equals("task_type", "causal_lm")
-DEEPSPEED = "DeepSpeed"
 
 
 def _steps(value: float) -> float:
@@ -43,14 +42,14 @@ class TrainingOptions(Options):
         None, important=True, rule="follows gradient_checkpointing", later=MULTIMODAL
     )
     """Gradient checkpointing of the vision and audio towers of a multimodal model."""
-    deepspeed: JsonOrName | None = option(None, important=True, later=DEEPSPEED)
+    deepspeed: JsonOrName | None = option(None, important=True)
     """Configuration of DeepSpeed: zero0, zero1, zero2, zero3, zero2_offload, zero3_offload, JSON text or a JSON file."""
-    zero_hpz_partition_size: PositiveInt | None = option(None, when=given("deepspeed"), later=DEEPSPEED)
+    zero_hpz_partition_size: PositiveInt | None = option(None, when=given("deepspeed"))
     """ZeRO++: number of processes over which weights are sharded, usually those of one node. If gradients become NaN,
     try `--torch_dtype float16`."""
-    deepspeed_autotp_size: PositiveInt = option(1, when=given("deepspeed"), later=DEEPSPEED)
+    deepspeed_autotp_size: PositiveInt = option(1, when=given("deepspeed"), later="DeepSpeed's tensor parallelism")
     """Degree of DeepSpeed's automatic tensor parallelism, for full training with zero0, zero1 or zero2."""
-    fsdp: JsonOrName | None = option(None, important=True, later="FSDP2")
+    fsdp: JsonOrName | None = option(None, important=True)
     """Configuration of PyTorch's fully sharded data parallelism: fsdp2, JSON text or a JSON file. Instead of
     `--deepspeed`."""
     per_device_train_batch_size: PositiveInt = option(1, important=True)

@@ -21,6 +21,7 @@ from swift.options.optimizers import OptimizerOptions
 from swift.options.training import TrainingOptions
 from swift.trainers.optim_names import WHOLE, check_optim
 from swift.trainers.schedules import check_schedule
+from swift.trainers.sharded import sharding_arguments
 
 UNCHANGED = (
     "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "weight_decay",
@@ -73,7 +74,7 @@ def training_arguments(training: TrainingOptions, general: GeneralOptions, *, ou
     same = {name: getattr(training, name) for name in (*UNCHANGED, *OURS)}
     values: dict[str, Any] = {name: value for name, value in same.items() if value is not None}
     values |= {"lorap_lr_ratio": lorap_lr_ratio, "galore": galore or OptimizerOptions()}
-    values |= _translated(training, general)
+    values |= _translated(training, general) | sharding_arguments(training)
     values |= {
         "output_dir": str(output_dir),
         "bf16": precision == "bf16",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -61,7 +62,8 @@ from swift.trainers.optimizers import OptimizerCallback
 from swift.trainers.outputs import STATE, Continuation
 from swift.trainers.position import Pace, join_order, read_position
 from swift.trainers.processes import gathered
-from swift.trainers.savable import make_savable, save_on_this_node, without_whole_embeddings
+from swift.trainers.savable import make_savable, save_on_this_node, without_copies, without_whole_embeddings
+from swift.trainers.sharded import gathered_weights, require_sharding
 from swift.trainers.sharing import Evened
 from swift.trainers.streaming import Follower, for_stream
 from swift.tuners.adalora import is_adalora
@@ -178,6 +180,7 @@ class SwiftTrainer(Trainer):
         )
         # The Trainer writes its own choice into the config, which would be saved with the model.
         config.use_cache = use_cache
+        require_sharding(self.accelerator, args)
         for shown_by_ours in (PrinterCallback, ProgressCallback):
             self.remove_callback(shown_by_ours)
         recompute = args.activation_checkpointing_kwargs
@@ -340,6 +343,8 @@ class SwiftTrainer(Trainer):
         A loss scaler (fp16) looks for such gradients itself and lowers its scale.
         """
         norm: Any = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if self.is_deepspeed_enabled:
+            return norm  # its step is made already; it leaves out those of gradients that are not finite, and says so
         if self.accelerator.scaler is None and not math.isfinite(norm):
             get_logger().warning(
                 "step %d: the gradient is %s; the weights stay as they are", self.state.global_step + 1, norm
@@ -421,6 +426,15 @@ class SwiftTrainer(Trainer):
         return bool(metrics) and is_measured(self.args, metrics) and super()._determine_best_metric(metrics, trial)
 
     # -------------------------------------------------------------------------------------------------------- saving
+
+    @override
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Weights that can be used without what they were divided by in training; all processes take part."""
+        if self.is_fsdp_enabled:
+            model: Any = self.model
+            self._save(output_dir, state_dict=gathered_weights(model, of_adapter=isinstance(model, PeftModel)))
+        else:
+            super().save_model(output_dir, _internal_call)
 
     @override
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -512,21 +526,25 @@ class SwiftTrainer(Trainer):
 
     @override
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Weights as transformers saves them, and everything needed to use them."""
+        """Weights as transformers saves them, and everything needed to use them.
+
+        Of processes that gather divided weights all come here, and those that write nothing have nothing to write.
+        """
+        if not self.args.should_save:
+            return
         folder = Path(output_dir or self.args.output_dir or ".")
-        is_written = self.args.should_save and write(self.model, folder, state_dict)  # type: ignore[arg-type]
+        is_written = write(self.model, folder, state_dict)  # type: ignore[arg-type]
         if is_written:
             torch.save(self.args, folder / TRAINING_ARGS_NAME)
         else:
             self._save_whole(output_dir, state_dict)
-        if self.args.should_save:
-            if self.args.process_index > 0 and not is_written and isinstance(self.model, PreTrainedModel):
-                save_on_this_node(self.model, folder)
-            complete(self.model, folder)  # type: ignore[arg-type]  # an adapter around a model is no PreTrainedModel
-            self.companions.write(folder)
-            writes = self.model.can_generate()  # type: ignore[union-attr,operator]
-            if writes and not (folder / "generation_config.json").exists():  # an adapter is saved without one
-                self.model.generation_config.save_pretrained(folder)  # type: ignore[union-attr]
+        if self.args.process_index > 0 and not is_written and isinstance(self.model, PreTrainedModel):
+            save_on_this_node(self.model, folder)
+        complete(self.model, folder)  # type: ignore[arg-type]  # an adapter around a model is no PreTrainedModel
+        self.companions.write(folder)
+        writes = self.model.can_generate()  # type: ignore[union-attr,operator]
+        if writes and not (folder / "generation_config.json").exists():  # an adapter is saved without one
+            self.model.generation_config.save_pretrained(folder)  # type: ignore[union-attr]
 
     def _save_whole(self, output_dir: str | None, state_dict: dict[str, Any] | None) -> None:
         """Weights in the way of transformers and peft."""
@@ -534,7 +552,8 @@ class SwiftTrainer(Trainer):
             warnings.filterwarnings("ignore", message=".*`save_embedding_layers`.*")  # of rows, which are saved anyway
             if is_adalora(self.model):  # type: ignore[arg-type]  # which may leave a layer without ranks
                 warnings.filterwarnings("ignore", message=".*have invalid shape.*")
-            super()._save(output_dir, without_whole_embeddings(self.model, state_dict))  # type: ignore[arg-type]
+            whole = without_copies(self.model, state_dict)  # type: ignore[arg-type]
+            super()._save(output_dir, without_whole_embeddings(self.model, whole))  # type: ignore[arg-type]
 
 
 class _Position(TrainerCallback):

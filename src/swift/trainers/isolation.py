@@ -20,6 +20,7 @@ from swift.core.errors import ModelError
 from swift.core.logs import get_logger
 from swift.data.collate import IGNORED, Flattened
 from swift.models.evaluating import evaluating
+from swift.models.stand_in import is_here, stand_in
 from swift.models.varlen import VARLEN, can_attend_by_sequence, watch_windows
 
 FIRST, SECOND = 24, 17
@@ -31,7 +32,9 @@ sums changes with the length of a row. In float32, and where numbers have 8 or 1
 
 
 def isolate(model: PreTrainedModel, attn_impl: str | None, flag: str) -> None:
-    """Choose an attention by which the sequences of a row do not see each other, and prove it on this model.
+    """Choose an attention by which the sequences of a row do not see each other, and prove it.
+
+    The proof is made on the model itself; on a smaller one of its kind where its weights are divided over processes.
 
     attn_impl: what was asked for. In place of sdpa, or of what transformers chose, comes attention sequence by
         sequence, where it gives the same numbers; eager and FlashAttention stay.
@@ -39,6 +42,14 @@ def isolate(model: PreTrainedModel, attn_impl: str | None, flag: str) -> None:
 
     Raises ModelError when sequences see each other whatever the attention.
     """
+    tried = model if is_here(model) else stand_in(model)
+    _isolate(tried, attn_impl, flag)
+    chosen = tried.config.get_text_config()._attn_implementation
+    if tried is not model and chosen is not None:
+        model.set_attn_implementation(chosen)
+
+
+def _isolate(model: PreTrainedModel, attn_impl: str | None, flag: str) -> None:
     config = model.config.get_text_config()
     given = config._attn_implementation
     assert given is not None, "a model that is loaded has its attention"

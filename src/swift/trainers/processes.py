@@ -11,18 +11,21 @@ import torch.distributed as dist
 
 from swift.core import environment
 from swift.core.errors import RunError, SwiftError
+from swift.core.extras import need
 from swift.options.general import GeneralOptions
 
 T = TypeVar("T")
 
 
-def join(general: GeneralOptions, device_type: str) -> None:
+def join(general: GeneralOptions, device_type: str, sharding: str | None = None) -> None:
     """Join the process group of this run, when it has several processes and there is none yet.
+
+    sharding: deepspeed or fsdp, which need a group even of one process; what DeepSpeed sends goes through it too.
 
     The back end is `--ddp_backend`, else nccl on CUDA and gloo elsewhere. A process that waits longer than
     `--ddp_timeout` seconds for the others fails.
     """
-    if environment.world_size() == 1 or dist.is_initialized():
+    if dist.is_initialized() or (environment.world_size() == 1 and sharding is None):
         return
     backend = general.ddp_backend or ("nccl" if device_type == "cuda" else "gloo")
     if device_type == "cuda":
@@ -31,6 +34,9 @@ def join(general: GeneralOptions, device_type: str) -> None:
         dist.init_process_group(backend, timeout=timedelta(seconds=general.ddp_timeout))
     except (RuntimeError, ValueError) as error:
         raise RunError(f"--ddp_backend {backend} cannot start here: {error}") from error
+    if sharding == "deepspeed":
+        # Weights are divided while they are read, which is before the Trainer would start DeepSpeed.
+        need("deepspeed", "--deepspeed").init_distributed(backend, auto_mpi_discovery=False, verbose=False)
 
 
 def leave() -> None:

@@ -43,6 +43,13 @@ def without_whole_embeddings(model: nn.Module, state_dict: dict[str, Any] | None
     return {name: value for name, value in (state_dict or model.state_dict()).items() if not name.startswith(left)}
 
 
+def without_copies(model: nn.Module, state_dict: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What is to be saved, less the weights that are another one's: gathering has made copies of them."""
+    if state_dict is None or not isinstance(model, PreTrainedModel):
+        return state_dict
+    return {name: value for name, value in state_dict.items() if name not in model.all_tied_weights_keys}
+
+
 def save_on_this_node(model: PreTrainedModel, folder: Path) -> None:
     """Save a whole model on a process that is not the first of all (`--save_on_each_node`).
 

@@ -10,6 +10,7 @@ from torch import nn
 from swift.core.errors import ModelError, UsageError
 from swift.core.registry import nearest
 from swift.options.tuner import TunerOptions
+from swift.parallel.partitions import size_of
 
 
 def freeze(model: nn.Module, options: TunerOptions) -> None:
@@ -41,9 +42,9 @@ def freeze(model: nn.Module, options: TunerOptions) -> None:
 
 def freeze_share(model: nn.Module, ratio: float) -> None:
     """Freeze parameters from the bottom of the model, as many as fit whole into `ratio` of all elements."""
-    limit = int(ratio * sum(parameter.numel() for parameter in model.parameters()))
+    limit = int(ratio * sum(size_of(parameter) for parameter in model.parameters()))
     for parameter in model.parameters():
-        limit -= parameter.numel()
+        limit -= size_of(parameter)
         if limit < 0:
             return
         parameter.requires_grad_(False)
