@@ -81,7 +81,7 @@ def stand_alone() -> None:
         return
     os.environ.update(
         RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1",
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_some_free_port()),
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(some_free_port()),
     )  # fmt: skip
 
 
