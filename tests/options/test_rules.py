@@ -241,8 +241,25 @@ CONTRADICTIONS = {
     "shards_are_written_while_training_waits": (
         commands.Sft, {**TRAIN, "deepspeed": "zero2", "use_flash_ckpt": True}, {}, "--deepspeed and --use_flash_ckpt",
     ),
-    "divided_states_are_of_use_together_only": (
-        commands.Sft, {**TRAIN, "fsdp": "fsdp2", "lisa_activated_layers": 2}, {}, "--fsdp and --lisa_activated_layers",
+    "a_divided_optimizer_is_of_one_kind": (
+        commands.Sft, {**TRAIN, "deepspeed": "zero1", "tuner_type": "adalora", "optim": "adafactor"}, {},
+        "--tuner_type adalora, --optim adafactor cannot be used together with --deepspeed zero1",
+    ),
+    "divided_weights_are_whole_nowhere": (
+        commands.Sft, {**TRAIN, "deepspeed": {"zero_optimization": {"stage": 3}}, "init_weights": "pissa"}, {},
+        "--init_weights pissa cannot be used together with --deepspeed, which leaves every process a part",
+    ),
+    "gradients_are_reduced_by_what_divides_them": (
+        commands.Sft, {**TRAIN, "fsdp": "fsdp2", "ddp_find_unused_parameters": False}, {},
+        "--ddp_find_unused_parameters has no effect with --fsdp fsdp2",
+    ),
+    "the_best_parts_are_there": (
+        commands.Sft, {**TRAIN, "deepspeed": "zero2", "save_only_model": True}, {"load_best_model_at_end": "true"},
+        "--load_best_model_at_end needs what --save_only_model leaves out",
+    ),
+    "deepspeed_names_no_other_optimizer": (
+        commands.Sft, {**TRAIN, "deepspeed": {"optimizer": {"type": "AdamW"}}, "optim": "sgd"}, {},
+        "--optim has no effect: the configuration of --deepspeed brings its own optimizer",
     ),
     "parts_are_saved_to_be_continued": (
         commands.Sft, {**TRAIN, "fsdp": "fsdp2", "save_only_model": True}, {}, "--fsdp fsdp2 and --save_only_model",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -46,7 +46,7 @@ from swift.trainers.claims import Claim, is_held
 from swift.trainers.journal import FILE_NAME as JOURNAL
 from swift.trainers.journal import has_finished
 from swift.trainers.outputs import Continuation, make_folder, new_folder, newest_good, resumable, versions
-from swift.trainers.sharded import check_continuable, sharding
+from swift.trainers.sharded import check_continuable, saved_state, sharding
 from swift.tuners import unsloth
 
 Data = LoadedData | LazyData | StreamedData
@@ -116,6 +116,9 @@ def prepare(command: Sft) -> Prepared:
     base = make_folder(Path(command.training.output_dir or "output").expanduser().absolute())
     processes.join(command.general, "cuda" if torch.cuda.is_available() else "cpu", sharding(command.training))
     resume = processes.made_once(lambda: resumed(command, base), command.general.ddp_timeout)
+    if resume and reads_weights_of(resume, command):
+        resume = replace(resume, is_loaded=True)
+        info = info if is_adapter(resume.checkpoint) else replace(info, path=resume.checkpoint)
     arguments = training_arguments(
         command.training, command.general,
         output_dir=base, precision=mixed_precision(info.dtype), extra=command.extra,
@@ -170,6 +173,13 @@ def resumed(command: Sft, base: Path) -> Continuation | None:
     continuation = Continuation(checkpoint, training.resume_only_model, training.ignore_data_skip)
     get_logger().info("going on from %s: %s", checkpoint, continuation.what())
     return continuation
+
+
+def reads_weights_of(resume: Continuation, command: Sft) -> bool:
+    """Whether the model is made with the weights of the checkpoint in place of those of `--model`: with
+    `--resume_only_model`, where a divided model could not take them up later, or those of a divided one lie in parts."""
+    divided = sharding(command.training) or saved_state(resume.checkpoint).sharding
+    return resume.weights_only and divided is not None
 
 
 def unfinished(command: Sft, base: Path) -> Path | None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
@@ -207,12 +208,6 @@ def _seen(module: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _innermost(model: nn.Module) -> Callable[..., Any]:
-    """The forward pass of the model itself, inside DDP and an adapter."""
-    inner: Any = model
-    while True:
-        if isinstance(inner, nn.parallel.DistributedDataParallel):
-            inner = inner.module
-        elif not isinstance(inner, PreTrainedModel):
-            inner = inner.get_base_model()
-        else:
-            return inner.forward
+    """The forward pass of the model itself, inside an adapter and what trains in several processes."""
+    inner: Any = extract_model_from_parallel(model)
+    return (inner if isinstance(inner, PreTrainedModel) else inner.get_base_model()).forward

@@ -10,8 +10,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.integrations.fsdp import is_fsdp_enabled
 
 from swift.parallel.partitions import is_partitioned
 
@@ -19,12 +21,18 @@ LEAST_LAYERS = 2
 
 
 def is_here(model: nn.Module) -> bool:
-    """Whether this process has all weights of the model."""
-    return not any(parameter.is_meta or is_partitioned(parameter) for parameter in model.parameters())
+    """Whether every process has all weights of the model; all give the same answer.
+
+    With FSDP the first process reads them for all, and has them for a while.
+    """
+    return not is_fsdp_enabled() and not any(is_partitioned(parameter) for parameter in model.parameters())
 
 
 def stand_in(model: PreTrainedModel) -> PreTrainedModel:
-    """A model of the same class and width with random weights, on the CPU, in the type and with the attention of `model`."""
+    """A model of the same class and width with random weights, on the CPU, in the type and with the attention of `model`.
+
+    Making it draws nothing from the random numbers of the run.
+    """
     config = copy.deepcopy(model.config)
     text: Any = config.get_text_config()
     kinds = text.to_dict().get("layer_types")
@@ -33,7 +41,8 @@ def stand_in(model: PreTrainedModel) -> PreTrainedModel:
         if kinds:
             text.layer_types = kinds[:layers]
         text.num_hidden_layers = layers
-    made: Any = type(model)(config)
+    with torch.random.fork_rng(devices=[]):
+        made: Any = type(model)(config)
     return made.to(model.dtype).eval()
 
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from swift.options.case import Case, Rules, exclusive
 from swift.options.conditions import Words
 
 rule = Rules()
 TRAINING = ("pt", "sft", "rlhf")
 WAYS = ("deepspeed", "fsdp")
-ALONE: dict[str, tuple[str, str]] = {
-    "resume_only_model": (
-        "the parts of a checkpoint are read with the state of their optimizer. To start from its weights, pass it with "
-        "--model or --adapters",
-        "切分的 checkpoint 连同优化器状态一起读取；若只需权重，请用 --model 或 --adapters 传入",
-    ),
-    "lisa_activated_layers": (
-        "the optimizer is divided once, and LISA changes what it optimizes",
-        "优化器只切分一次，而 LISA 会不断更换被优化的层",
-    ),
-}
-"""Option -> why it does not go together with divided weights."""
+DIVIDED_TUNERS = ("full", "lora")
+"""The tuner types that can be trained while no process has a whole weight."""
+PLAIN_INITS = (None, "true", "false", "gaussian")
+"""The beginnings of LoRA that look at no weight of the model."""
+WHOLE_OPTIMS = ("galore_", "apollo_", "lomo", "adalomo", "adafactor")
+"""How the names of `--optim` begin that look at whole matrices, or step in the backward pass."""
 
 
 @rule(*TRAINING)
@@ -38,13 +37,60 @@ def sharding_places_the_weights(case: Case) -> Words | None:
 
 
 @rule(*TRAINING)
-def divided_states_are_of_use_together_only(case: Case) -> Words | None:
-    """What needs the whole state in one process."""
-    for way in WAYS:
-        for flag, (en, zh) in ALONE.items():
-            if case[way] and case[flag]:
-                return exclusive(case, way, flag, en, zh)
-    return None
+def a_divided_optimizer_is_of_one_kind(case: Case) -> Words | None:
+    """What looks at whole gradients, or at the optimizer of one process, does not find them."""
+    way = _way(case)
+    refused = {
+        "--tuner_type adalora": case["tuner_type"] == "adalora",
+        "--tuner_backend unsloth": case["tuner_backend"] == "unsloth",
+        f"--optim {case['optim']}": str(case["optim"]).startswith(WHOLE_OPTIMS),
+        "--save_on_each_node true": bool(case["save_on_each_node"]),
+    }
+    shown = ", ".join(name for name, is_set in refused.items() if is_set)
+    if way is None or not shown:
+        return None
+    return Words(
+        f"{shown} cannot be used together with {way}, which divides the optimizer and its checkpoints over all processes. "
+        f"Remove one of them.",
+        f"{shown} 不能与 {way} 同时使用：后者将优化器及其 checkpoint 切分到所有进程。请去掉其中一个。",
+    )
+
+
+@rule(*TRAINING)
+def divided_weights_are_whole_nowhere(case: Case) -> Words | None:
+    """What is computed from whole weights before the training, or beside it."""
+    way = _way(case)
+    if way is None or not _divides_weights(case):
+        return None
+    refused = {
+        f"--tuner_type {case['tuner_type']}": case["tuner_type"] not in DIVIDED_TUNERS,
+        f"--init_weights {case['init_weights']}": case["init_weights"] not in PLAIN_INITS,
+        "--target_parameters": bool(case["target_parameters"]),
+        f"--quant_method {case['quant_method']}": bool(case["quant_method"]),
+    }
+    shown = ", ".join(name for name, is_set in refused.items() if is_set)
+    if not shown:
+        return None
+    return Words(
+        f"{shown} cannot be used together with {way}, which leaves every process a part of each weight. Use --deepspeed "
+        "zero2, which divides the optimizer alone.",
+        f"{shown} 不能与 {way} 同时使用：后者使每个进程只持有每个权重的一部分。请改用只切分优化器的 --deepspeed zero2。",
+    )
+
+
+@rule(*TRAINING)
+def gradients_are_reduced_by_what_divides_them(case: Case) -> Words | None:
+    """The settings of DDP are for DDP."""
+    way = _way(case)
+    flags = ("ddp_find_unused_parameters", "ddp_broadcast_buffers", "ddp_bucket_cap_mb")
+    asked = [f"--{name}" for name in flags if name in case.asked or name in case.extra]
+    if way is None or not asked:
+        return None
+    shown = ", ".join(asked)
+    return Words(
+        f"{shown} has no effect with {way}, which takes the place of DDP. Remove it.",
+        f"{shown} 在 {way} 下不起作用：后者取代了 DDP。请去掉该参数。",
+    )
 
 
 @rule(*TRAINING)
@@ -58,3 +104,74 @@ def parts_are_saved_to_be_continued(case: Case) -> Words | None:
         "--fsdp fsdp2 与 --save_only_model 不能同时使用：该预设按分片保存状态（SHARDED_STATE_DICT），用于继续训练。"
         "请去掉 --save_only_model；checkpoint 中也包含完整权重。",
     )
+
+
+@rule(*TRAINING)
+def the_best_parts_are_there(case: Case) -> Words | None:
+    """Divided weights are read back from what is saved for going on."""
+    best = _is_true(case, "load_best_model_at_end")
+    way = _way(case)
+    if way is None or not best or not case["save_only_model"]:
+        return None
+    return Words(
+        f"--load_best_model_at_end needs what --save_only_model leaves out, with {way}. Remove one of them.",
+        f"使用 {way} 时，--load_best_model_at_end 需要 --save_only_model 所省略的内容。请去掉其中一个。",
+    )
+
+
+@rule(*TRAINING)
+def deepspeed_names_no_other_optimizer(case: Case) -> Words | None:
+    """A configuration of DeepSpeed may bring an optimizer and a schedule, in place of ours."""
+    config = _config(case["deepspeed"])
+    brought = {
+        "optimizer": [
+            name for name in ("optim", "optimizer", "lorap_lr_ratio", "use_galore")
+            if name in case.asked and case[name]
+        ],
+        "scheduler": [name for name in ("lr_scheduler_type", "lr_scheduler_kwargs") if name in case.asked],
+    }  # fmt: skip
+    found = [(part, name) for part, names in brought.items() if part in config for name in names]
+    if not found:
+        return None
+    part, name = found[0]
+    return Words(
+        f"--{name} has no effect: the configuration of --deepspeed brings its own {part}. Remove the option, or "
+        f'"{part}" from the configuration.',
+        f'--{name} 不起作用：--deepspeed 的配置自带 {part}。请去掉该参数，或从配置中删除 "{part}"。',
+    )
+
+
+def _way(case: Case) -> str | None:
+    """What divides, as the user may have written it."""
+    for name in WAYS:
+        if case[name]:
+            return f"--{name} {case[name]}" if isinstance(case[name], str) else f"--{name}"
+    return None
+
+
+def _is_true(case: Case, name: str) -> bool:
+    """Whether an argument that only transformers knows is true."""
+    return str(case.extra.get(name, False)).lower() == "true"
+
+
+def _divides_weights(case: Case) -> bool:
+    """Whether weights are divided too, and not the optimizer alone: FSDP, and ZeRO from stage 3."""
+    value = case["deepspeed"]
+    if case["fsdp"] or (isinstance(value, str) and value.startswith("zero3")):
+        return True
+    zero = _config(value).get("zero_optimization")
+    return isinstance(zero, Mapping) and zero.get("stage") == 3
+
+
+def _config(value: Any) -> Mapping[str, Any]:
+    """A configuration of the user's own; {} for a preset, and for a file that cannot be read, which is told later."""
+    if isinstance(value, Mapping):
+        return value
+    file = Path(value or "").expanduser()
+    if not isinstance(value, str) or not file.is_file():
+        return {}
+    try:
+        read = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return read if isinstance(read, Mapping) else {}

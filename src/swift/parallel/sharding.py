@@ -102,6 +102,11 @@ def deepspeed_config(value: Config | str, *, hpz_partition_size: int | None = No
                 f"{_shown(value)} is stage {stage}. Use --deepspeed zero3, or drop the option."
             )
         zero["zero_hpz_partition_size"] = hpz_partition_size
+    if stage == 3 and zero.setdefault("stage3_gather_16bit_weights_on_model_save", True) is not True:
+        raise UsageError(
+            f"--deepspeed {_shown(value)}: stage3_gather_16bit_weights_on_model_save must be true, because every checkpoint "
+            "holds whole weights. Set it, or drop it from the configuration."
+        )
     if autotp_size > 1:
         if stage not in (0, 1, 2):
             raise UsageError(

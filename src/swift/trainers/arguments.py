@@ -21,7 +21,7 @@ from swift.options.optimizers import OptimizerOptions
 from swift.options.training import TrainingOptions
 from swift.trainers.optim_names import WHOLE, check_optim
 from swift.trainers.schedules import check_schedule
-from swift.trainers.sharded import sharding_arguments
+from swift.trainers.sharded import recompute_inside, require_agreement, sharding_arguments
 
 UNCHANGED = (
     "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "weight_decay",
@@ -89,6 +89,8 @@ def training_arguments(training: TrainingOptions, general: GeneralOptions, *, ou
         made = Arguments(**{**values, **extra})
     except (ValueError, TypeError, NotImplementedError, OSError) as error:
         raise UsageError(_said(error, {**same, **extra})) from error
+    require_agreement(made)
+    recompute_inside(made, training)
     _check_optimization(made)
     return made
 
@@ -120,7 +122,7 @@ def _translated(training: TrainingOptions, general: GeneralOptions) -> dict[str,
     }
     if general.ddp_backend is not None:
         values["ddp_backend"] = general.ddp_backend
-    if training.gradient_checkpointing:
+    if training.gradient_checkpointing or training.fsdp is not None:
         values["activation_checkpointing_kwargs"] = checkpointing_kwargs(training)
     if training.neftune_noise_alpha > 0:
         values["neftune_noise_alpha"] = training.neftune_noise_alpha

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -259,7 +258,8 @@ class SwiftTrainer(Trainer):
         """
         name = str(continuation.checkpoint) if continuation else None
         if continuation and continuation.anew:
-            self._load_from_checkpoint(str(continuation.checkpoint))
+            if not continuation.is_loaded:
+                self._load_from_checkpoint(str(continuation.checkpoint))
             continuation = name = None
         self._from = continuation
         if continuation and self.follower:
@@ -273,6 +273,20 @@ class SwiftTrainer(Trainer):
             return self.train(resume_from_checkpoint=name)
         finally:
             self.saver.finish()
+
+    @property
+    def _is_sharded(self) -> bool:
+        """Whether DeepSpeed or FSDP divides anything."""
+        return self.is_deepspeed_enabled or self.is_fsdp_enabled
+
+    @override
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
+        """As transformers prepares, but with `--resume_only_model` nothing of a divided state is read."""
+        if not (self._is_sharded and self._from and self._from.weights_only):
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        return prepared
 
     @override
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -430,15 +444,16 @@ class SwiftTrainer(Trainer):
     @override
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Weights that can be used without what they were divided by in training; all processes take part."""
-        if self.is_fsdp_enabled:
-            model: Any = self.model
-            self._save(output_dir, state_dict=gathered_weights(model, of_adapter=isinstance(model, PeftModel)))
+        if self._is_sharded:
+            self._save(output_dir, state_dict=gathered_weights(self.model, self.model_wrapped))  # type: ignore[arg-type]
         else:
             super().save_model(output_dir, _internal_call)
 
     @override
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Read the weights of a checkpoint; those of some adapters are kept in another form than they are trained in."""
+        if self._from and self._from.is_loaded:
+            return
         if not resume(self.model, Path(resume_from_checkpoint)):  # type: ignore[arg-type]
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 

@@ -33,11 +33,13 @@ class Continuation:
 
     weights_only: the optimizer and the random numbers begin afresh (`--resume_only_model`).
     anew: so do steps and rows (`--ignore_data_skip`).
+    is_loaded: the model was made with the weights of the checkpoint.
     """
 
     checkpoint: Path
     weights_only: bool = False
     anew: bool = False
+    is_loaded: bool = False
 
     def what(self) -> str:
         """What is taken from the checkpoint, in words."""
@@ -92,7 +94,7 @@ def missing_from(checkpoint: Path, weights_only: bool = False) -> list[str]:
         [] if any((checkpoint / name).is_file() for name in WEIGHTS) else [f"weights ({WEIGHTS[0]}, {WEIGHTS[2]})"]
     )
     sharded = any((checkpoint / name).exists() for name in SHARDED_PROGRESS)
-    if sharded:
+    if sharded and not weights_only:
         lacking = []
     needed = (STATE,) if weights_only or sharded else (*PROGRESS, STATE)
     return lacking + [name for name in needed if not (checkpoint / name).is_file()]

@@ -21,6 +21,7 @@ from swift.losses.reduce import sequence_of_packed
 from swift.losses.supervised import Learnt, Scores, learnt, score
 from swift.models.evaluating import evaluating
 from swift.models.output_layer import PROBE, instead_of_logits, output_layer, projection
+from swift.models.stand_in import is_here, stand_in
 from swift.parallel.mesh import Mesh
 from swift.trainers.sharing import OF_TOKENS, own_learnt, own_part
 
@@ -83,8 +84,10 @@ class Way:
         return score(logits_NV, identity(logits_NV.shape[-1]), there, objective), outputs
 
 
-def choose_way(model: nn.Module, use_logits_to_keep: bool | None, *, router: bool) -> Way:
+def choose_way(model: nn.Module, use_logits_to_keep: bool | None, *, router: bool, divided: bool = False) -> Way:
     """As `--use_logits_to_keep` says: all logits with false, otherwise those of learnt tokens, where the model allows.
+
+    divided: the weights of the output layer are divided over processes, and gathered for its own forward pass alone.
 
     Raises UsageError when it was asked for and the model does not; ModelError when experts are to be balanced and the
     model has none, or does not say how it chooses them.
@@ -94,7 +97,7 @@ def choose_way(model: nn.Module, use_logits_to_keep: bool | None, *, router: boo
     every = Way(None, None, keeps_few=False, router=router)
     if use_logits_to_keep is False:
         return every
-    way, layer = projection(model), output_layer(model)
+    way, layer = None if divided else projection(model), output_layer(model)
     if way is not None:
         return replace(every, projection=way, layer=layer)
     if "logits_to_keep" in inspect.signature(_innermost(model)).parameters:
@@ -127,9 +130,11 @@ def _check_router(model: nn.Module) -> None:
     """Raise ModelError unless the model returns a loss that balances its experts, tried on a few tokens."""
     takes = "output_router_logits" in inspect.signature(_innermost(model)).parameters
     if takes:
-        ids = torch.tensor([PROBE], device=next(model.parameters()).device)
-        with evaluating(model):
-            outputs = model(input_ids=ids, use_cache=False, output_router_logits=True)
+        inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+        tried = inner if is_here(inner) else stand_in(inner)
+        ids = torch.tensor([PROBE], device=next(tried.parameters()).device)
+        with evaluating(tried):
+            outputs = tried(input_ids=ids, use_cache=False, output_router_logits=True)
         takes = isinstance(outputs.get("aux_loss"), Tensor)
     if not takes:
         raise ModelError(

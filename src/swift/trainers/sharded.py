@@ -9,15 +9,20 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from accelerate.utils.fsdp_utils import enable_fsdp_ram_efficient_loading
+from peft import PeftModel
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule
 from transformers import TrainingArguments
 
 from swift.core.errors import RunError, UsageError
 from swift.core.extras import need
-from swift.core.logs import get_logger
 from swift.options.training import TrainingOptions
+from swift.parallel.partitions import is_partitioned
 from swift.parallel.sharding import Config, deepspeed_config, fsdp_config, zero_stage
+
+RECOMPUTES = "activation_checkpointing"
+"""The word of transformers, and of configurations of FSDP."""
 
 
 def sharding(training: TrainingOptions) -> str | None:
@@ -27,9 +32,6 @@ def sharding(training: TrainingOptions) -> str | None:
 
 def sharding_arguments(training: TrainingOptions) -> dict[str, Any]:
     """What `--deepspeed` or `--fsdp` becomes in the training arguments of transformers; {} without them.
-
-    FSDP's own recomputation of activations goes before `--gradient_checkpointing`: with both, every weight would be
-    gathered once more in the backward pass.
 
     Raises MissingPackage without DeepSpeed, and UsageError for settings that contradict the other options.
     """
@@ -46,11 +48,31 @@ def sharding_arguments(training: TrainingOptions) -> dict[str, Any]:
     _check_fsdp(config, training)
     if config.get("cpu_ram_efficient_loading"):
         enable_fsdp_ram_efficient_loading()  # the first process reads the weights, before the Trainer is made
-    values: dict[str, Any] = {"fsdp": True, "fsdp_config": config}
-    if config.get("activation_checkpointing") and training.gradient_checkpointing:
-        get_logger().info("gradient_checkpointing = False, because activation_checkpointing of FSDP does the same")
-        values["activation_checkpointing"] = False
-    return values
+    return {"fsdp": True, "fsdp_config": {**config, RECOMPUTES: False}, RECOMPUTES: False}
+
+
+def recompute_inside(args: TrainingArguments, training: TrainingOptions) -> None:
+    """Let a model under FSDP recompute its activations layer by layer, where `--fsdp` or `--gradient_checkpointing` says so.
+
+    FSDP2 gathers a layer once for its backward pass, whoever recomputes it. So the model does, which stays as it is:
+    the wrappers of accelerate would give its modules other names, by which peft does not find its adapters. What
+    transformers advises against is true of FSDP1, and set here, after it has looked.
+    """
+    if training.fsdp is None or not (training.gradient_checkpointing or fsdp_config(training.fsdp).get(RECOMPUTES)):
+        return
+    args.activation_checkpointing = True
+
+
+def require_agreement(args: TrainingArguments) -> None:
+    """Refuse a configuration of DeepSpeed that has other numbers than the options. Raises UsageError that lists them."""
+    if args.deepspeed is None:
+        return
+    found = args.hf_deepspeed_config.mismatches  # type: ignore[attr-defined]  # made where there is a configuration
+    if found:
+        listed = "; ".join(line.removeprefix("- ds ").replace(" vs hf ", " and --") for line in found)
+        raise UsageError(
+            f'--deepspeed and the other options contradict each other: {listed}. Write "auto" into the configuration.'
+        )
 
 
 def _check_fsdp(config: Config, training: TrainingOptions) -> None:
@@ -71,13 +93,20 @@ def require_sharding(accelerator: Accelerator, args: TrainingArguments) -> None:
         )
 
 
-def gathered_weights(model: nn.Module, *, of_adapter: bool) -> dict[str, Any]:
-    """The weights that FSDP has divided, whole, on the CPU of the first process; {} on the others.
+def gathered_weights(model: nn.Module, engine: Any) -> dict[str, Any] | None:
+    """The weights that are divided over processes, whole, on the CPU of the first process; {} on the others.
 
-    of_adapter: those alone that are trained. All processes call this.
+    Of an adapter those alone that are trained. None where every process has all weights. All processes call this.
+
+    engine: DeepSpeed's, around the model.
     """
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=of_adapter)
-    return get_model_state_dict(model, options=options)
+    of_adapter = isinstance(model, PeftModel)
+    if isinstance(model, FSDPModule):
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=of_adapter)
+        return get_model_state_dict(model, options=options)
+    if any(is_partitioned(parameter) for parameter in model.parameters()):
+        return engine._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=of_adapter) or {}
+    return None
 
 
 # ------------------------------------------------------------------------------------------------------------ resuming
@@ -109,9 +138,11 @@ def saved_state(checkpoint: Path) -> SavedState:
 
 def check_continuable(checkpoint: Path, training: TrainingOptions, num_processes: int) -> None:
     """Refuse to go on from a checkpoint whose optimizer this run could not read. Raises RunError that says what can."""
+    if training.resume_only_model:
+        return
     saved, here = saved_state(checkpoint), sharding(training)
     front = f"--resume_from_checkpoint {checkpoint}"
-    anew = "To start a new run from its weights, pass it with --adapters (an adapter) or --model (a whole model)."
+    anew = "To go on with its weights and a new optimizer, add --resume_only_model true."
     if saved.sharding != here:
         was = f"with --{saved.sharding}" if saved.sharding else "without --deepspeed and --fsdp"
         way = f"Add --{saved.sharding}" if saved.sharding else f"Drop --{here}"

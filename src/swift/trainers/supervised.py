@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from swift.losses.objective import Objective
 from swift.losses.supervised import ACCURACIES, Scores
+from swift.models.stand_in import is_here
 from swift.options.training import TrainingOptions
 from swift.trainers.adapters import penalty
 from swift.trainers.arguments import Arguments
@@ -52,7 +53,9 @@ class SupervisedTrainer(SwiftTrainer):
         self.neftune_noise_alpha = None  # transformers takes the length of a padded or packed row for a sequence's
         # a loss of one's own sees every logit
         few = False if self.custom else options.use_logits_to_keep
-        self.way = replace(choose_way(model, few, router=self.aux_coef > 0), mesh=self.mesh)
+        divided = self.is_fsdp_enabled or not is_here(model)
+        way = choose_way(model, few, router=self.aux_coef > 0, divided=divided)
+        self.way = replace(way, mesh=self.mesh)
 
     def _reported(self) -> tuple[str, ...] | None:
         """The metrics of evaluation that are known beforehand; None when only a plugin knows."""
