@@ -62,7 +62,7 @@ from swift.trainers.outputs import STATE, Continuation
 from swift.trainers.position import Pace, join_order, read_position
 from swift.trainers.processes import gathered
 from swift.trainers.savable import make_savable, save_on_this_node, without_copies, without_whole_embeddings
-from swift.trainers.sharded import gathered_weights, require_sharding
+from swift.trainers.sharded import gathered_weights, require_sharding, without_first_step
 from swift.trainers.sharing import Evened
 from swift.trainers.streaming import Follower, for_stream
 from swift.tuners.adalora import is_adalora
@@ -282,10 +282,13 @@ class SwiftTrainer(Trainer):
     @override
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
         """As transformers prepares, but with `--resume_only_model` nothing of a divided state is read."""
-        if not (self._is_sharded and self._from and self._from.weights_only):
-            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
-        self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        reads = self._from is None or not self._from.weights_only or not self._is_sharded
+        checkpoint = resume_from_checkpoint if reads else None
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, checkpoint)
+        if self.is_deepspeed_enabled and checkpoint is None:
+            without_first_step(self.model_wrapped.optimizer)  # type: ignore[union-attr]  # that of DeepSpeed's engine
+        if checkpoint != resume_from_checkpoint:
+            self._load_optimizer_and_scheduler(resume_from_checkpoint)
         return prepared
 
     @override
