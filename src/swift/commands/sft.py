@@ -44,6 +44,7 @@ from swift.trainers.objectives import objective_of
 from swift.trainers.pushing import Pushes
 from swift.trainers.representation import Goal, RepresentationTrainer
 from swift.trainers.session import Outcome, open_session, say_farewell, statistics
+from swift.trainers.sharded import require_dividable
 from swift.trainers.sharing import share
 from swift.trainers.supervised import SupervisedTrainer
 from swift.trainers.watchdog import Watchdog
@@ -140,6 +141,7 @@ def learner(prepared: Prepared) -> tuple[PreTrainedModel | PeftModel, bool, Mesh
         asked=[name for name, source in command.sources.items() if source.asked_for],
         run=about_the_run(prepared),
     )  # fmt: skip
+    require_dividable(learns, command.training)
     return learns, flat, mesh
 
 

@@ -66,6 +66,7 @@ def divided_weights_are_whole_nowhere(case: Case) -> Words | None:
         f"--tuner_type {case['tuner_type']}": case["tuner_type"] not in DIVIDED_TUNERS,
         f"--init_weights {case['init_weights']}": case["init_weights"] not in PLAIN_INITS,
         "--target_parameters": bool(case["target_parameters"]),
+        "--new_special_tokens": bool(case["deepspeed"] and case["new_special_tokens"]) and case["tuner_type"] != "full",
         f"--quant_method {case['quant_method']}": bool(case["quant_method"]),
     }
     shown = ", ".join(name for name, is_set in refused.items() if is_set)

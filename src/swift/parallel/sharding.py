@@ -131,6 +131,10 @@ def fsdp_config(value: Config | str) -> Config:
     config = {name.removeprefix("fsdp_"): setting for name, setting in config.items()}
     if int(config.setdefault("version", 2)) != 2:
         raise UsageError(f"--fsdp {_shown(value)}: version {config['version']} is not supported; set version 2.")
+    if config.get("auto_wrap_policy") == "SIZE_BASED_WRAP":
+        raise UsageError(
+            f"--fsdp {_shown(value)}: FSDP2 divides layers, whatever their size. Drop auto_wrap_policy SIZE_BASED_WRAP."
+        )
     return config
 
 

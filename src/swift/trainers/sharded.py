@@ -63,6 +63,32 @@ def recompute_inside(args: TrainingArguments, training: TrainingOptions) -> None
     args.activation_checkpointing = True
 
 
+def check_quantization(training: TrainingOptions, quantization: str | None) -> None:
+    """Refuse to divide weights that are stored in few bits. quantization: the method, or None. Raises UsageError."""
+    third = training.deepspeed is not None and zero_stage(deepspeed_config(training.deepspeed)) == 3
+    if quantization is not None and (third or training.fsdp is not None):
+        raise UsageError(
+            f"The weights of this model are quantized by {quantization}, and {'--deepspeed' if third else '--fsdp'} would "
+            "divide them over processes, which is not available. Use --deepspeed zero2, which divides the optimizer alone."
+        )
+
+
+def require_dividable(model: nn.Module, training: TrainingOptions) -> None:
+    """Refuse an adapter on the embedding of a model whose output layer is the same matrix: FSDP cannot lay it out.
+
+    Raises UsageError that says what can.
+    """
+    if training.fsdp is None or not isinstance(model, PeftModel):
+        return
+    base: Any = model.get_base_model()
+    if not base.all_tied_weights_keys or isinstance(base.get_input_embeddings(), (nn.Embedding, nn.Linear)):
+        return
+    raise UsageError(
+        "--fsdp cannot divide a model whose embedding has an adapter (by --target_modules, --modules_to_save or "
+        "--new_special_tokens) and is its output layer as well. Use --deepspeed zero2, or leave the embedding out."
+    )
+
+
 def require_agreement(args: TrainingArguments) -> None:
     """Refuse a configuration of DeepSpeed that has other numbers than the options. Raises UsageError that lists them."""
     if args.deepspeed is None:
