@@ -18,6 +18,7 @@ from transformers.integrations.fsdp import is_fsdp_enabled
 from swift.parallel.partitions import is_partitioned
 
 LEAST_LAYERS = 2
+SEED = 0
 
 
 def is_here(model: nn.Module) -> bool:
@@ -31,7 +32,7 @@ def is_here(model: nn.Module) -> bool:
 def stand_in(model: PreTrainedModel) -> PreTrainedModel:
     """A model of the same class and width with random weights, on the CPU, in the type and with the attention of `model`.
 
-    Making it draws nothing from the random numbers of the run.
+    It is the same in every process, and making it draws nothing from the random numbers of the run.
     """
     config = copy.deepcopy(model.config)
     text: Any = config.get_text_config()
@@ -42,6 +43,7 @@ def stand_in(model: PreTrainedModel) -> PreTrainedModel:
             text.layer_types = kinds[:layers]
         text.num_hidden_layers = layers
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
         made: Any = type(model)(config)
     return made.to(model.dtype).eval()
 

@@ -24,6 +24,7 @@ from swift.data.collate import IGNORED, Filled
 from swift.losses.supervised import Learnt
 from swift.models.evaluating import evaluating
 from swift.models.flash import FLASH, FlashAttention
+from swift.models.stand_in import is_here, stand_in
 from swift.models.varlen import VARLEN, attend_by_sequence
 from swift.parallel.attention import Attention, SharedAttention
 from swift.parallel.mesh import Mesh, make_mesh, shape_for
@@ -39,6 +40,8 @@ OF_TOKENS = ("input_ids", "position_ids")
 def share(model: PreTrainedModel, size: int, timeout: timedelta) -> Mesh:
     """Let `size` processes share each row of this model, and prove that they say what one process says.
 
+    The proof is made on the model itself; on a smaller one of its kind where its weights are divided over processes.
+
     Its attention must be one that keeps the sequences of a row apart (`isolate`). Raises UsageError when the processes
     cannot be divided, ModelError when the model cannot be shared.
     """
@@ -47,15 +50,18 @@ def share(model: PreTrainedModel, size: int, timeout: timedelta) -> Mesh:
     if not dist.is_initialized():
         raise RunError(f"--sequence_parallel_size {size} needs at least {size} processes. Set NPROC_PER_NODE={size}.")
     heads: list[int] = []
-    _set_attention(model, COUNTED, partial(_counted, heads, inner))
-    whole_TV = _run(model, _row(model, 2 * size), None)
+    tried = model if is_here(model) else stand_in(model)
+    _set_attention(tried, COUNTED, partial(_counted, heads, inner))
+    whole_TV = _run(tried, _row(tried, 2 * size), None)
     if not heads:
         raise ModelError(_refusal(size, config.model_type, "its attention is not reached through transformers"))
     mesh = make_mesh(shape_for(size, math.gcd(*heads)), dist.get_rank(), dist.get_world_size(), timeout)
-    _set_attention(model, SHARED, SharedAttention(mesh, inner))
-    why = _difference(model, mesh, whole_TV)
+    shared = SharedAttention(mesh, inner)
+    _set_attention(tried, SHARED, shared)
+    why = _difference(tried, mesh, whole_TV)
     if why is not None:
         raise ModelError(_refusal(size, config.model_type, why))
+    _set_attention(model, SHARED, shared)
     get_logger().info(
         "--sequence_parallel_size %d: each row is shared by %d processes by heads (Ulysses) times %d in a ring; "
         "%d row%s at a time",
