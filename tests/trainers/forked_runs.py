@@ -22,6 +22,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ENVIRONMENT = {
     **os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu",
+    "GENERATIVE_RERANKER_POSITIVE_TOKEN": "a", "GENERATIVE_RERANKER_NEGATIVE_TOKEN": "b",  # no word of the tiny tokenizer
     "PYTHONPATH": os.pathsep.join([str(HERE.parents[1] / "src"), str(HERE.parent), str(HERE)]),
 }  # fmt: skip
 PATIENCE = 10.0

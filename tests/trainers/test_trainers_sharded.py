@@ -12,6 +12,7 @@ from forked_runs import Finished, Runs
 from safetensors.torch import load_file
 
 import tiny
+from swift.parallel.sharding import DEEPSPEED
 
 SETTINGS = {
     "learning_rate": "1e-3", "max_steps": "4", "logging_steps": "1", "save_steps": "2", "split_dataset_ratio": "0.1",
@@ -55,11 +56,11 @@ class Swift:
         self.runs = runs
         self._done: dict[str, Path] = {}
 
-    def started(self, name: str, processes: int, **settings: object) -> Finished:
+    def started(self, name: str, processes: int, *, allow_fsdp: bool = True, **settings: object) -> Finished:
         values = {"model": self.place / "model", "dataset": self.place / "rows.jsonl", **SETTINGS, **settings}
         values["output_dir"] = self.place / name
         words = [str(word) for flag, value in values.items() for word in (f"--{flag}", value)]
-        return self.runs.run(["sft", *words], processes)
+        return self.runs.run(["sft", *words], processes, allow_fsdp=allow_fsdp)
 
     def trained(self, name: str, processes: int = 2, **settings: object) -> Path:
         """Train, and give the folder of the run."""
@@ -73,9 +74,9 @@ class Swift:
             self._done[kind] = self.trained(kind, 1, gradient_accumulation_steps=4, **KINDS[kind])
         return self._done[kind]
 
-    def resumed(self, run: Path, processes: int, **settings: object) -> Path:
+    def resumed(self, run: Path, processes: int, name: str | None = None, **settings: object) -> Path:
         """Go on from the checkpoint in the middle of a run."""
-        name = f"{run.name}-again-in-{processes}"
+        name = name or f"{run.name}-again-in-{processes}"
         return self.trained(name, processes, resume_from_checkpoint=run / "checkpoint-2", **settings)
 
 
@@ -90,7 +91,7 @@ def weights(run: Path, step: int = 4) -> dict[str, torch.Tensor]:
     return load_file(file if file.is_file() else folder / "adapter_model.safetensors")
 
 
-def require_same(run: Path, alone: Path, tolerance: float = 2e-4) -> None:
+def require_same(run: Path, alone: Path, step: int = 4, tolerance: float = 2e-4) -> None:
     """The same losses, the same gradients, the same weights, up to the order of sums.
 
     DeepSpeed tells the norm of the gradient where it divides something, which is not in stage 0.
@@ -104,7 +105,7 @@ def require_same(run: Path, alone: Path, tolerance: float = 2e-4) -> None:
     ]
     for name in names:
         assert logged(run, name) == pytest.approx(logged(alone, name), rel=1e-4), name
-    ours, theirs = weights(run), weights(alone)
+    ours, theirs = weights(run, step), weights(alone, step)
     assert ours.keys() == theirs.keys()
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < tolerance
 
@@ -121,6 +122,12 @@ def require_loadable(run: Path) -> None:
         loaded, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
         assert not report["missing_keys"]
     assert torch.isfinite(loaded(input_ids=torch.arange(5, 20)[None]).logits).all()
+
+
+def require_refused(done: Finished, words: str) -> None:
+    """Nobody trained, and this was said."""
+    assert all(done.codes)
+    assert words in " ".join(done.output.split())
 
 
 def require_resumed(again: Path, run: Path) -> None:
@@ -153,16 +160,195 @@ def test_fsdp_goes_on_in_more_processes(swift: Swift) -> None:
     require_resumed(swift.resumed(run, 2, **settings), run)
 
 
+@pytest.mark.parameter("fsdp")
+@pytest.mark.parameter("new_special_tokens")
+def test_fsdp_trains_new_tokens_unless_the_embedding_is_the_output_layer(swift: Swift) -> None:
+    tiny.checkpoint(swift.place / "untied", tie_word_embeddings=False)
+    settings = {"max_steps": 2, "new_special_tokens": "<x>", **ADAPTER}
+    untied = {**settings, "model": swift.place / "untied"}
+    require_same(
+        swift.trained("fsdp-tokens", fsdp="fsdp2", **untied),
+        swift.trained("tokens", 1, gradient_accumulation_steps=4, **untied), step=2,
+    )  # fmt: skip
+    require_refused(swift.started("tied", 2, fsdp="fsdp2", **settings), "is its output layer as well")
+
+
+@pytest.mark.parameter("fsdp")
+@pytest.mark.parameter("gradient_checkpointing")
+@pytest.mark.parametrize("config", [{}, {"activation_checkpointing": True, "state_dict_type": "FULL_STATE_DICT"}])
+def test_fsdp_is_configured_by_json_text(swift: Swift, config: dict) -> None:
+    run = swift.trained(f"fsdp-json-{len(config)}", fsdp=json.dumps(config), gradient_checkpointing="false", **ADAPTER)
+    require_same(run, swift.alone("adapter"))
+    assert (run / "checkpoint-4" / "pytorch_model_fsdp.bin").is_file(), "by default of transformers"
+
+
+@pytest.mark.parameter("fsdp")
+def test_fsdp_loads_the_best_model_at_the_end(swift: Swift) -> None:
+    best = {"load_best_model_at_end": "true", "metric_for_best_model": "loss"}
+    require_same(swift.trained("fsdp-best", fsdp="fsdp2", **FULL, **best), swift.alone("full"))
+
+
+@pytest.mark.parameter("fsdp")
+def test_fsdp_without_an_accelerator_is_refused_instead_of_being_left_out(swift: Swift) -> None:
+    done = swift.started("none", 1, allow_fsdp=False, fsdp="fsdp2", **FULL)
+    require_refused(done, "--fsdp needs an accelerator")
+
+
+@pytest.mark.parameter("sequence_parallel_size")
+@pytest.mark.parametrize("way", [
+    {"fsdp": "fsdp2"}, pytest.param({"deepspeed": "zero3"}, marks=pytest.mark.extra),
+], ids=str)  # fmt: skip
+def test_processes_that_divide_weights_share_rows_too(swift: Swift, way: dict[str, str]) -> None:
+    settings = {**FULL, "max_steps": 2}
+    shared = swift.trained(f"shared-{'-'.join(way)}", sequence_parallel_size=2, **settings, **way)
+    require_same(shared, swift.trained(f"alone-{'-'.join(way)}", 1, **settings), step=2)
+
+
+@pytest.mark.parameter("resume_only_model")
+@pytest.mark.parametrize(("way", "kind"), [
+    ({"fsdp": "fsdp2"}, "adapter"), ({"fsdp": "fsdp2"}, "full"),
+    pytest.param({"deepspeed": "zero2"}, "adapter", marks=pytest.mark.extra),
+    pytest.param({"deepspeed": "zero3"}, "full", marks=pytest.mark.extra),
+], ids=str)  # fmt: skip
+def test_weights_go_on_in_every_other_way(swift: Swift, way: dict[str, str], kind: str) -> None:
+    """From one process into two that divide, from these into one that does not, and into one that does."""
+    anew = {"resume_only_model": "true", **KINDS[kind]}
+    name = "-".join([*way.values(), kind])
+    run = swift.trained(f"{name}-before", **way, **KINDS[kind])
+    expected = swift.resumed(swift.alone(kind), 1, f"{name}-expected", gradient_accumulation_steps=4, **anew)
+    require_same(swift.resumed(swift.alone(kind), 2, f"{name}-in", **way, **anew), expected)
+    require_same(swift.resumed(run, 1, f"{name}-out", gradient_accumulation_steps=4, **anew), expected)
+    require_same(swift.resumed(run, 1, f"{name}-fewer", gradient_accumulation_steps=4, **way, **anew), expected)
+
+
 # ------------------------------------------------------------------------------------------------------------ DeepSpeed
 
 
 @pytest.mark.extra
 @pytest.mark.parameter("deepspeed")
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("preset", ["zero0", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload"])
+@pytest.mark.parametrize("preset", DEEPSPEED)
 def test_zero_trains_what_one_process_trains_and_resumes(swift: Swift, preset: str, kind: str) -> None:
     settings = {"deepspeed": preset, **KINDS[kind]}
     run = swift.trained(f"{preset}-{kind}", **settings)
     require_same(run, swift.alone(kind))
     require_loadable(run)
     require_resumed(swift.resumed(run, 2, **settings), run)
+
+
+@pytest.mark.extra
+@pytest.mark.parameter("deepspeed")
+def test_who_cannot_go_on_is_told_who_can(swift: Swift) -> None:
+    third = swift.trained("divided", deepspeed="zero3", **FULL)
+    first = swift.trained("divided-once", deepspeed="zero1", **FULL)
+    for run, processes, way, words in (
+        (third, 1, {"deepspeed": "zero3"}, "saved by 2 processes, and there are 1 now"),
+        (third, 2, {"deepspeed": "zero2"}, "saved with ZeRO stage 3, and --deepspeed is stage 2"),
+        (third, 2, {"fsdp": "fsdp2"}, "was saved with --deepspeed"),
+        (third, 2, {}, "was saved with --deepspeed"),
+        (first, 2, {"deepspeed": "zero2_offload"}, "was saved without offloading"),
+        (swift.alone("full"), 2, {"deepspeed": "zero2"}, "was saved without --deepspeed and --fsdp"),
+    ):
+        done = swift.started("refused", processes, resume_from_checkpoint=run / "checkpoint-2", **FULL, **way)
+        require_refused(done, words)
+        assert "add --resume_only_model true" in done.output
+    second = swift.resumed(first, 2, deepspeed="zero2", **FULL)
+    require_resumed(second, first)
+
+
+@pytest.mark.extra
+@pytest.mark.parameter("deepspeed")
+def test_a_configuration_of_ones_own_is_filled_in_and_must_agree(swift: Swift) -> None:
+    mine = {"zero_optimization": {"stage": 3}, "train_micro_batch_size_per_gpu": "auto", "gradient_clipping": "auto"}
+    file = swift.place / "mine.json"
+    file.write_text(json.dumps({**mine, "gradient_accumulation_steps": 2}))
+    run = swift.trained("mine", deepspeed=file, **ADAPTER)
+    require_same(run, swift.alone("adapter"))
+    text = json.dumps({**mine, "gradient_accumulation_steps": 3})
+    done = swift.started("contradicted", 2, deepspeed=text, **ADAPTER)
+    require_refused(done, "gradient_accumulation_steps=3 and --gradient_accumulation_steps=2")
+
+
+@pytest.mark.extra
+@pytest.mark.parameter("deepspeed")
+def test_stage_0_begins_in_bfloat16_as_stage_1_does(swift: Swift) -> None:
+    half = {**ADAPTER, "torch_dtype": "bfloat16"}
+    losses = [
+        logged(swift.trained(f"half-{preset}", deepspeed=preset, **half), "loss") for preset in ("zero0", "zero1")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[0] == pytest.approx(logged(swift.alone("adapter"), "loss"), rel=2e-3)
+
+
+@pytest.mark.extra
+@pytest.mark.parameter("zero_hpz_partition_size")
+def test_a_second_copy_inside_a_node_and_the_best_model_change_no_number(swift: Swift) -> None:
+    settings = {"zero_hpz_partition_size": 2, "load_best_model_at_end": "true", "metric_for_best_model": "loss"}
+    require_same(swift.trained("hpz", deepspeed="zero3", **FULL, **settings), swift.alone("full"))
+
+
+@pytest.mark.extra
+@pytest.mark.parameter("deepspeed")
+def test_packs_are_kept_apart_when_weights_are_divided(swift: Swift) -> None:
+    settings = {**ADAPTER, "packing": "true", "packing_length": 128, "per_device_train_batch_size": 1, "max_steps": 2}
+    alone = swift.trained("packs", 1, **{**settings, "gradient_accumulation_steps": 4})
+    require_same(swift.trained("packs-zero3", deepspeed="zero3", **settings), alone, step=2)
+
+
+@pytest.mark.extra
+@pytest.mark.parameter("deepspeed")
+@pytest.mark.parameter("router_aux_loss_coef")
+def test_experts_are_gathered_together_and_balanced(swift: Swift) -> None:
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    dense = tiny.model().config.to_dict()
+    kept = {name: dense[name] for name in ("vocab_size", "hidden_size", "num_attention_heads", "num_key_value_heads")}
+    config = Qwen3MoeConfig(
+        **kept, head_dim=16, num_hidden_layers=2, moe_intermediate_size=32, num_experts=4, num_experts_per_tok=2,
+        decoder_sparse_step=1, pad_token_id=0, eos_token_id=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    folder = swift.place / "moe"
+    Qwen3MoeForCausalLM(config).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    settings = {"model": folder, "max_steps": 2, "router_aux_loss_coef": 0.1, **FULL}
+    done = swift.started("moe-zero3", 2, deepspeed="zero3", **settings)
+    assert done.is_good, done.output[-3000:]
+    assert "ZeRO-3 gathers each Qwen3MoeSparseMoeBlock as one" in done.output
+    alone = swift.trained("moe-alone", 1, gradient_accumulation_steps=4, **settings)
+    assert logged(swift.place / "moe-zero3", "loss") == pytest.approx(logged(alone, "loss"), rel=1e-3)
+
+
+@pytest.mark.extra
+@pytest.mark.parameter("deepspeed")
+@pytest.mark.parameter("task_type")
+def test_rerankers_by_judgement_train_in_parts(swift: Swift) -> None:
+    rows = [
+        {
+            "messages": [{"role": "user", "content": f"number {i}"}],
+            "positive_messages": [[{"role": "assistant", "content": f"the number {i}"}]],
+            "negative_messages": [[{"role": "assistant", "content": f"the number {i + 1}"}]],
+        }
+        for i in range(40)
+    ]
+    settings = {
+        "dataset": tiny.jsonl(swift.place / "ranked.jsonl", rows), "task_type": "generative_reranker",
+        "loss_type": "pointwise_reranker", "max_steps": 2, **FULL,
+    }  # fmt: skip
+    alone = swift.trained("ranked", 1, gradient_accumulation_steps=4, **settings)
+    run = swift.trained("ranked-zero3", deepspeed="zero3", **settings)
+    assert logged(run, "loss") == pytest.approx(logged(alone, "loss"), rel=1e-4)
+
+
+@pytest.mark.extra
+@pytest.mark.parameter("deepspeed")
+@pytest.mark.parameter("init_weights")
+@pytest.mark.parametrize("settings", [
+    {**ADAPTER, "init_weights": "pissa"}, {"tuner_type": "adapter"},
+    {"tuner_type": "llamapro", "llamapro_num_new_blocks": 2},
+], ids=lambda settings: settings.get("init_weights", settings["tuner_type"]))  # fmt: skip
+def test_stage_2_trains_and_continues_what_looks_at_whole_weights(swift: Swift, settings: dict) -> None:
+    name = f"whole-{settings.get('init_weights', settings['tuner_type'])}"
+    run = swift.trained(name, deepspeed="zero2", **settings)
+    require_same(run, swift.trained(f"{name}-alone", 1, gradient_accumulation_steps=4, **settings))
+    require_resumed(swift.resumed(run, 2, deepspeed="zero2", **settings), run)

@@ -143,6 +143,12 @@ def zero_stage(config: Config | None) -> int:
     return int((config or {}).get("zero_optimization", {}).get("stage", 0))
 
 
+def offloads(config: Config) -> bool:
+    """Whether a DeepSpeed configuration keeps the optimizer elsewhere than on the device."""
+    device = (config.get("zero_optimization", {}).get("offload_optimizer") or {}).get("device", "none")
+    return device != "none"
+
+
 def _read(value: Config | str, presets: Mapping[str, Config], option: str) -> Config:
     if isinstance(value, dict):
         return copy.deepcopy(value)

@@ -17,9 +17,11 @@ from transformers import TrainingArguments
 
 from swift.core.errors import RunError, UsageError
 from swift.core.extras import need
+from swift.models.info import read_json
+from swift.options.saved import FILE_NAME
 from swift.options.training import TrainingOptions
 from swift.parallel.partitions import is_partitioned
-from swift.parallel.sharding import Config, deepspeed_config, fsdp_config, zero_stage
+from swift.parallel.sharding import Config, deepspeed_config, fsdp_config, offloads, zero_stage
 
 RECOMPUTES = "activation_checkpointing"
 """The word of transformers, and of configurations of FSDP."""
@@ -157,12 +159,14 @@ class SavedState:
     """How the state of an optimizer lies in a checkpoint.
 
     sharding: deepspeed, fsdp or None for a single file. num_processes: over how many it is divided, where it can be
-    read by as many only. stage: of ZeRO; 1 stands for 2 too.
+    read by as many only. stage: of ZeRO; 1 stands for 2 too. offloads: whether DeepSpeed's optimizer for CPUs made it;
+    None when nobody knows.
     """
 
     sharding: str | None
     num_processes: int | None = None
     stage: int = 0
+    offloads: bool | None = None
 
 
 def saved_state(checkpoint: Path) -> SavedState:
@@ -171,9 +175,18 @@ def saved_state(checkpoint: Path) -> SavedState:
         folder = checkpoint / (checkpoint / "latest").read_text(encoding="utf-8").strip()
         parts = len(list(folder.glob("*zero_pp_rank_*_optim_states.pt")))
         third = any(folder.glob("*zero_pp_rank_*_model_states.pt"))
-        return SavedState("deepspeed", parts or None, 3 if third else min(parts, 1))
+        return SavedState("deepspeed", parts or None, 3 if third else min(parts, 1), _saved_offloads(checkpoint))
     is_fsdp = (checkpoint / "optimizer_0").is_dir() or (checkpoint / "optimizer.bin").is_file()
     return SavedState("fsdp" if is_fsdp else None)
+
+
+def _saved_offloads(checkpoint: Path) -> bool | None:
+    """Whether the run that saved a checkpoint had its optimizer on the CPU, by the options beside it."""
+    value = read_json(checkpoint / FILE_NAME).get("deepspeed") if (checkpoint / FILE_NAME).is_file() else None
+    try:
+        return None if value is None else offloads(deepspeed_config(value))
+    except UsageError:  # a file that is not there any more
+        return None
 
 
 def check_continuable(checkpoint: Path, training: TrainingOptions, num_processes: int) -> None:
@@ -201,4 +214,9 @@ def check_continuable(checkpoint: Path, training: TrainingOptions, num_processes
         raise RunError(
             f"{front} was saved by {saved.num_processes} processes, and there are {num_processes} now: DeepSpeed reads the "
             f"parts of an optimizer in as many processes as wrote them. Use NPROC_PER_NODE={saved.num_processes}. {anew}"
+        )
+    if saved.offloads is False and offloads(deepspeed_config(training.deepspeed)):
+        raise RunError(
+            f"{front} was saved without offloading, and DeepSpeed's optimizer for CPUs keeps other states than that of "
+            f"PyTorch. Use the preset that it was saved with. {anew}"
         )
