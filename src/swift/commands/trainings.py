@@ -67,11 +67,8 @@ class Trainings:
         folder.mkdir()
         order = Order(command.replace({"output_dir": str(folder / "run")}, {}), folder, wish)
         port = launch.some_free_port()
-        self._processes = [
-            self._context.Process(target=carry_out, args=(order, rank, processes, port)) for rank in range(processes)
-        ]
-        for process in self._processes:
-            process.start()
+        for rank in range(processes):
+            self._start(carry_out, order, rank, processes, port)
         for process in self._processes:
             process.join()
         codes = [process.exitcode for process in self._processes]
@@ -83,13 +80,22 @@ class Trainings:
 
     def apply(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Call a function in a new process, which has nothing of a training in its memory. Raises TrainingError."""
-        process = self._context.Process(target=_called, args=(self.folder, function, arguments))
-        self._processes = [process]
-        process.start()
+        self._start(_called, self.folder, function, arguments)
+        [process] = self._processes
         process.join()
         self._processes = []
         if process.exitcode:
             raise TrainingError(_last_words(self.folder))
+
+    def _start(self, target: Callable[..., None], *arguments: Any) -> None:
+        process = self._context.Process(target=target, args=arguments)
+        try:
+            process.start()
+        except (EOFError, ConnectionError) as error:
+            raise RunError(
+                "The process that starts trainings was ended from outside. Start the proof again."
+            ) from error
+        self._processes.append(process)
 
     def __enter__(self) -> Trainings:
         return self
