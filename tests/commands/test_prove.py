@@ -24,6 +24,15 @@ class Scaled(TrainerCallback):
 
 callbacks_map["scaled"] = Scaled
 """
+ROWWISE = """
+from swift.loss import loss_map
+
+def rowwise(outputs, labels, **_):
+    learns = (labels[:, 1:] != -100).sum(-1).clamp(min=1)
+    return (outputs.loss.sum(-1) / learns).mean()
+
+loss_map["rowwise"] = rowwise
+"""
 FORGETFUL = """
 from swift.callbacks import TrainerCallback, callbacks_map
 
@@ -61,7 +70,7 @@ def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("prove")
     tiny.checkpoint(folder / "model")
     tiny.jsonl(folder / "rows.jsonl", tiny.conversations(24))
-    for name, text in (("scaled", SCALED), ("forgetful", FORGETFUL), ("lossy", LOSSY)):
+    for name, text in (("scaled", SCALED), ("rowwise", ROWWISE), ("forgetful", FORGETFUL), ("lossy", LOSSY)):
         (folder / f"{name}.py").write_text(text)
     return folder
 
@@ -123,6 +132,18 @@ def test_a_gradient_that_depends_on_accumulation_is_found_by_the_proof_of_batche
     page = capsys.readouterr().out
     assert "FAILED: batches of 4 x 1: gradient of step 1 differs from that of one row at a time by 0.75" in page
     assert "lora_B" in page
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_a_mean_over_what_lies_in_a_batch_is_found_by_the_proof_of_batches(place, tmp_path, capsys):
+    words = ["--external_plugins", str(place / "rowwise.py"), "--loss_type", "rowwise"]
+    code, [report] = prove(place, tmp_path / "found.json", "batch", *words)
+    assert code == 1
+    found = failed(report)
+    assert {"loss", "gradient of step 1"} <= found["rows laid end to end (padding_free)"]  # rows become one row
+    assert {"loss", "gradient of step 1"} <= found["packed"]
+    assert "activations kept" not in found  # the same batches
+    assert "loss differs from that of one row at a time" in capsys.readouterr().out
 
 
 @pytest.mark.slow
