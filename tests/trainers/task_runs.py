@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,21 @@ from peft import LoraConfig, get_peft_model
 from runs import PLAIN, Run
 
 import tiny
-from swift.chat.render import Sample
+from swift.chat.render import Renderer, Sample
+from swift.commands.task_settings import renders_for
 from swift.data.collate import Flattened, Padded
 from swift.data.collate_tasks import TaskBatch
 from swift.data.groups import Draw, GroupSet
 from swift.data.samples import SampleSet, SampleStore, pack
+from swift.data.stream import Stream, open_stream
 from swift.data.tasks import Aim, Classes
 from swift.models.heads import Head
 from swift.models.info import model_info
 from swift.models.load import load_model
+from swift.options.data import DataOptions
 from swift.options.general import GeneralOptions
 from swift.options.model import ModelOptions
+from swift.options.template import TemplateOptions
 from swift.options.tracking import TrackingOptions
 from swift.options.training import TrainingOptions
 from swift.trainers.arguments import training_arguments
@@ -73,6 +78,35 @@ def stored(task: str, made: list[list[Sample]], draw: Draw | None = None):
     return GroupSet(store, numpy.cumsum(counts) - counts, counts, draw)
 
 
+def aim_of(task: str, problem: Any = "single_label_classification", draw: Draw | None = None) -> Aim:
+    return Aim(task, Classes(problem, 3) if task == "seq_cls" else None, draw)
+
+
+def written(task: str, file: Path, count: int, broken: int = 9) -> Path:
+    """Rows of a task as text, of ragged lengths; every so many lines of them cut."""
+    lines = []
+    for i in range(count):
+        asked = {"messages": [{"role": "user", "content": f"What is {i}?" + " Tell me." * (i % 4)}]}
+        found = [
+            [{"role": "assistant", "content": f"It is {i + j}." + " Good-bye." * (j % 3)}] for j in range(2 + i % 3)
+        ]
+        more = (
+            {"label": i % 3} if task == "seq_cls" else {"positive_messages": found[:1], "negative_messages": found[1:]}
+        )
+        line = json.dumps({**asked, **more})
+        lines.append(line[:-9] if i % broken == broken - 1 else line)
+    file.write_text("\n".join(lines))
+    return file
+
+
+def streamed(task: str, *files: Path, packing_length: int | None = None, **options: Any) -> Stream:
+    data = DataOptions(dataset=[str(file) for file in files], streaming=True, **options)
+    template = TemplateOptions(max_length=128, truncation_strategy="delete")
+    aim = aim_of(task)
+    renders = renders_for(aim, Renderer(tiny.tokenizer(), template))
+    return open_stream(data, template, renders, packing_length=packing_length, aim=aim)
+
+
 def model(folder: Path, head: Head, *, lora: float | None = None, flat: bool = False):
     """The tiny model with the head of a task; with an adapter of some dropout."""
     if not (folder / "config.json").is_file():
@@ -104,7 +138,7 @@ def prepare(folder: Path, base: Path, task: str, *, train: Any = None, val: Any 
         training, GeneralOptions(seed=42), output_dir=folder, precision="no", extra={"use_cpu": True}
     )
     head = Head(task, problem, 3 if task == "seq_cls" else 1, judges=(10, 11), pad_token_id=0)
-    aim = Aim(task, Classes(problem, 3) if task == "seq_cls" else None, draw)
+    aim = aim_of(task, problem, draw)
     session = open_session(folder, training, TrackingOptions(report_to=["none"]))
     trainer = RepresentationTrainer(
         model(base, head, lora=lora, flat=flat), args,

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,24 @@ from transformers import TrainerCallback
 
 import tiny
 from swift.data.collate import Flattened
+from swift.data.packing import pack_samples
 from swift.trainers.outputs import Continuation
 
 WORKER = Path(__file__).with_name("killing.py")
-READING = ("map", "grouped", "packed", "streaming", "interleaved", "streamed packs")
+STREAMS = ("streaming", "interleaved", "streamed packs")
+READING = ("map", "grouped", "packed", *STREAMS)
 STOPS = {"first epoch": 2, "later epoch": 5, "end of an epoch": 3, "mid-accumulation": 4}
 """Where a run is stopped -> the step that is made last. An epoch has nine batches: two steps of four, and one of one."""
+MOMENTS = [(how, stop) for how in READING for stop in STOPS if how not in STREAMS or stop != "end of an epoch"]
+"""How a run reads, and where it is stopped; a stream has no epochs of batches."""
+TASK_MOMENTS = [
+    *((task, *moment) for task in ("seq_cls", "embedding") for moment in MOMENTS if moment[0] != "grouped"),
+    *(("reranker", *moment) for moment in MOMENTS if moment[0] in ("map", "streamed packs")),
+]
+"""The same for other tasks, whose groups of like length are drawn as those of all."""
+TASK_ROWS = 18
+TASK_CAPACITY = {"seq_cls": 25, "embedding": 90}
+"""So many rows are nine packs of at most so many tokens."""
 SHAPE: dict[str, Any] = {
     "gradient_accumulation_steps": 4, "max_steps": 7, "save_strategy": "steps", "save_steps": 100,
     "lr_scheduler_type": "cosine",
@@ -61,46 +74,93 @@ class StopsWithin(TrainerCallback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+def task_feed(task: str, reading: str, folder: Path) -> dict[str, Any]:
+    """What a run of another task reads, in one of the ways."""
+    if reading == "map":
+        return {"train": task_runs.stored(task, task_runs.rows(task, 18))}
+    if reading == "packed":
+        packs = pack_samples(task_runs.stored(task, task_runs.rows(task, TASK_ROWS)), TASK_CAPACITY[task])
+        assert len(packs) == 9
+        return {"train": packs, "flat": True, "per_device_train_batch_size": 1}
+    files = task_runs.written(task, folder / "a.jsonl", 22), task_runs.written(task, folder / "b.jsonl", 13, 5)
+    if reading == "streaming":
+        return {"train": task_runs.streamed(task, *files, shuffle_buffer_size=8)}
+    if reading == "streamed packs":
+        return {"train": task_runs.streamed(task, *files, packing_length=256), "flat": True}
+    mixed = {"interleave_prob": [0.6, 0.4], "stopping_strategy": "all_exhausted"}
+    return {"train": task_runs.streamed(task, *files, **mixed)}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Uninterrupted:
+    return Uninterrupted(tmp_path_factory.mktemp("uninterrupted"))
+
+
+@dataclass
+class Uninterrupted:
+    """The runs that were not stopped, each with a checkpoint after every step: one for all moments of stopping."""
+
+    folder: Path
+    runs: dict[str, runs.Run] = field(default_factory=dict)
+
+    def run(self, name: str, prepared: Callable[..., runs.Run]) -> runs.Run:
+        if name not in self.runs:
+            self.runs[name] = prepared(self.place(name) / "whole", save_steps=1)
+            self.runs[name].session.run(self.runs[name].trainer, None, {})
+        return self.runs[name]
+
+    def place(self, name: str) -> Path:
+        """Where a run and its rows are."""
+        place = self.folder / name.replace(" ", "-")
+        place.mkdir(exist_ok=True)
+        return place
+
+
 @pytest.mark.parameter("resume_from_checkpoint")
-@pytest.mark.parametrize("stop", STOPS)
-@pytest.mark.parametrize("reading", READING)
+@pytest.mark.parametrize(("reading", "stop"), MOMENTS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(tmp_path, kind, reading, stop):
-    def prepared(name: str, **settings: Any) -> runs.Run:
-        return runs.prepare(tmp_path / name, model=KINDS[kind](), **{**SHAPE, **feed(reading, tmp_path), **settings})
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(tmp_path, uninterrupted, kind, reading, stop):
+    name = f"{kind} {reading}"
 
-    compare(prepared, tmp_path, stop)
+    def prepared(folder: Path, **settings: Any) -> runs.Run:
+        read = feed(reading, uninterrupted.place(name))
+        return runs.prepare(folder, model=KINDS[kind](), **{**SHAPE, **read, **settings})
+
+    compare(prepared, tmp_path, stop, uninterrupted, name)
 
 
 @pytest.mark.parameter("resume_from_checkpoint")
-@pytest.mark.parametrize("stop", STOPS)
-@pytest.mark.parametrize("task", ["seq_cls", "embedding", "reranker"])
-def test_a_resumed_run_of_another_task_is_the_uninterrupted_one_to_the_last_bit(tmp_path, task, stop):
-    def prepared(name: str, **settings: Any) -> runs.Run:
-        train = task_runs.stored(task, task_runs.rows(task, 18))
-        return task_runs.prepare(
-            tmp_path / name, tmp_path / "model", task, lora=0.2, train=train, **{**SHAPE, **settings}
-        )
+@pytest.mark.parametrize(("task", "reading", "stop"), TASK_MOMENTS)
+def test_a_resumed_run_of_another_task_is_the_uninterrupted_one_to_the_last_bit(
+    tmp_path, uninterrupted, task, reading, stop
+):
+    name = f"{task} {reading}"
 
-    compare(prepared, tmp_path, stop)
+    def prepared(folder: Path, **settings: Any) -> runs.Run:
+        read = task_feed(task, reading, uninterrupted.place(name))
+        base = uninterrupted.folder / "model"
+        return task_runs.prepare(folder, base, task, lora=0.2, **{**SHAPE, **read, **settings})
+
+    compare(prepared, tmp_path, stop, uninterrupted, name)
 
 
-def compare(prepared: Callable[..., runs.Run], folder: Path, stop: str) -> None:
-    """Train to the end, train to a stop, go on from there, and compare."""
-    whole = prepared("whole")
-    whole.session.run(whole.trainer, None, {})
-    step = STOPS[stop]
-    within = stop == "mid-accumulation"
-    cut = prepared("cut", **({} if within else {"save_steps": step}))
-    if within:
+def compare(
+    prepared: Callable[..., runs.Run], folder: Path, stop: str, uninterrupted: Uninterrupted, name: str
+) -> None:
+    """Go on from a checkpoint of the run that was not stopped, or from where one was told to stop, and compare."""
+    whole, step = uninterrupted.run(name, prepared), STOPS[stop]
+    checkpoint = uninterrupted.place(name) / "whole" / f"checkpoint-{step}"
+    if stop == "mid-accumulation":
+        cut = prepared(folder / "cut")
         cut.trainer.add_callback(StopsWithin(step))
-    cut.session.run(cut.trainer, None, {})
-    resumed = prepared("resumed")
-    resumed.session.run(resumed.trainer, Continuation(folder / "cut" / f"checkpoint-{step}"), {})
+        cut.session.run(cut.trainer, None, {})
+        checkpoint = folder / "cut" / checkpoint.name
+    resumed = prepared(folder / "resumed")
+    resumed.session.run(resumed.trainer, Continuation(checkpoint), {})
     assert resumed.trainer.state.global_step == 7
     assert runs.equal(resumed.weights(), whole.weights())
-    for name in ("loss", "grad_norm", "learning_rate", "epoch"):
-        assert resumed.logged(name) == whole.logged(name), name
+    for logged in ("loss", "grad_norm", "learning_rate", "epoch"):
+        assert resumed.logged(logged) == whole.logged(logged), logged
 
 
 @pytest.mark.slow
