@@ -128,6 +128,18 @@ def test_an_adapter_of_quantized_weights_merges_into_the_plain_ones(place, tmp_p
         torch.testing.assert_close(merged(IDS_BT).logits, plain(IDS_BT).logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parameter("init_weights")
+def test_loftq_goes_its_whole_way(place, tmp_path):
+    words = ("--quant_method", "bnb", "--quant_bits", "4", "--init_weights", "loftq", "--save_steps", "3")
+    whole = train(place, tmp_path / "whole", *words)
+    again = train(place, tmp_path / "again", *words, "--resume_from_checkpoint", str(whole.parent / "checkpoint-3"))
+    first, second = (load_file(folder / "adapter_model.safetensors") for folder in (whole, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert losses(whole)[-1] < 0.95 * losses(whole)[0]
+    assert isinstance(reply(place, "--adapters", str(whole)), str)
+    export.run(parse("merge-lora", ["--adapters", str(whole), "--output_dir", str(tmp_path / "merged")]))
+
+
 @pytest.mark.parameter("quant_method")
 def test_replies_come_from_quantized_weights_without_any_adapter(place):
     plain = reply(place, "--model", str(place / "model"))

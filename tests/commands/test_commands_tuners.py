@@ -20,6 +20,7 @@ KINDS = {
     "vera": ["--tuner_type", "vera", "--vera_rank", "8"],
     "boft": ["--tuner_type", "boft", "--boft_block_num", "4"],
     "fourierft": ["--tuner_type", "fourierft", "--fourier_n_frequency", "100"],
+    "bone": ["--tuner_type", "bone", "--init_weights", "bat", "--lora_rank", "16"],
     "lora-ga": ["--init_weights", "lora-ga", "--lora_rank", "2", "--lora_ga_max_length", "64"],
     "pissa": ["--init_weights", "pissa_niter_4", "--modules_to_save", "all-norm"],
 }

@@ -324,7 +324,15 @@ CONTRADICTIONS = {
         commands.Sft, {**TRAIN, "tuner_type": "boft", "boft_block_size": 4, "boft_block_num": 2}, {}, "--boft_block_num",
     ),
     "a_tuner_is_known": (commands.Sft, {**TRAIN, "tuner_type": "lorra"}, {}, "Did you mean lora?"),
-    "matrices_can_begin_so": (commands.Sft, {**TRAIN, "init_weights": "loftq"}, {}, "makes up for what quantization loses. Begin"),
+    "matrices_can_begin_so": (
+        commands.Sft, {**TRAIN, "tuner_type": "bone", "init_weights": "pissa"}, {}, "one of: true, false, bat.",
+    ),
+    "gradients_are_of_written_texts": (
+        commands.Sft, {**TRAIN, "init_weights": "lora-ga", "task_type": "embedding"}, {}, "--task_type is embedding",
+    ),
+    "loftq_makes_up_for_what_is_lost": (
+        commands.Sft, {**TRAIN, "init_weights": "loftq"}, {}, "Add --quant_method bnb --quant_bits 4",
+    ),
     "bare_parameters_have_plain_lora": (
         commands.Sft, {**TRAIN, "target_parameters": ["experts.down_proj"], "use_dora": True, "lora_dropout": 0.1}, {},
         "Add --lora_dropout 0 --use_dora false.",

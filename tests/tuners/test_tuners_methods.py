@@ -26,13 +26,16 @@ VARIANTS = {
     "vera": {"vera_rank": 8, "vera_d_initial": 0.5},
     "boft": {},
     "fourierft": {"fourier_n_frequency": 50},
+    "bone": {},
 }
 """Options that fit the tiny model, by kind."""
-RATES = {"lora": 1e-2, "adalora": 1e-2, "vera": 1e-1, "boft": 1e-2, "fourierft": 1e-1}
+RATES = {"lora": 1e-2, "adalora": 1e-2, "vera": 1e-1, "boft": 1e-2, "fourierft": 1e-1, "bone": 1e-2}
 """Learning rates at which the tiny model learns something in a few steps."""
 KINDS = [kind for kind in METHODS if kind != "longlora"]  # LoRA with more modules, and tests of its own
 CASES = {
     **{kind: {"tuner_type": kind} for kind in KINDS},
+    "bone with bat": {"tuner_type": "bone", "init_weights": "bat", "lora_rank": 16},
+    "bone at random, of a rank that divides nothing": {"tuner_type": "bone", "init_weights": "false", "lora_rank": 5},
     **{init: {"init_weights": init} for init in ("pissa", "pissa_niter_4", "olora")},
     "pissa with rslora": {"init_weights": "pissa", "use_rslora": True, "lora_rank": 3},
     "pissa with dora": {"init_weights": "pissa", "use_dora": True},
@@ -120,6 +123,17 @@ def test_another_shape_than_the_adapter_has_is_refused_when_it_was_asked_for(tmp
     with pytest.raises(UsageError, match=words):
         tuned(kind, adapters=[str(tmp_path)], asked=[option], variants={option: value})
     tuned(kind, adapters=[str(tmp_path)], variants={option: value})
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [("lora_rank", 4, r"--lora_rank 4 \(it has 8\)"), ("init_weights", "bat", r"--init_weights bat \(it has true\)")],
+)
+def test_another_shape_than_that_of_bone_is_refused_when_it_was_asked_for(tmp_path, option, value, words):
+    tuned("bone").save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=words):
+        tuned("bone", adapters=[str(tmp_path)], asked=[option], **{option: value})
+    tuned("bone", adapters=[str(tmp_path)], asked=["init_weights"], init_weights="true")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -243,3 +257,33 @@ def test_fourierft_learns_so_many_coefficients_and_scales_what_they_make():
     torch.testing.assert_close(large.get_delta_weight("default"), 3 * small.get_delta_weight("default"))
     with pytest.raises(ModelError, match=r"--fourier_n_frequency 3000 is more than the 2048 weights of .*k_proj"):
         tuned("fourierft", variants={"fourier_n_frequency": 3000})
+
+
+@pytest.mark.parameter("lora_rank")
+@pytest.mark.parameter("init_weights")
+def test_bone_adds_one_matrix_to_all_slices_and_with_bat_one_to_each():
+    torch.manual_seed(0)
+    inputs = torch.randn(7, 64)
+    adapted = layer(tuned("bone", lora_rank=16))
+    matrix = adapted.miss_block["default"]
+    assert matrix.shape == (16, 64)
+    assert not matrix.any()
+    matrix.data = torch.randn_like(matrix)
+    change = adapted(inputs) - adapted.base_layer(inputs)
+    torch.testing.assert_close(change, inputs.view(7, 4, 16).sum(1) @ matrix, rtol=1e-4, atol=1e-4)
+
+    adapted = layer(tuned("bone", lora_rank=16, init_weights="bat"))
+    blocks = adapted.miss_block["default"]
+    assert blocks.shape == (4, 16, 16)
+    blocks.data = 0.1 * torch.randn_like(blocks)
+    weight = adapted.base_layer.weight.detach()
+    expected = weight.clone()
+    for i in range(4):
+        for j in range(4):
+            rows, columns = slice(16 * i, 16 * i + 16), slice(16 * j, 16 * j + 16)
+            expected[rows, columns] += weight[rows, columns] @ blocks[i] + blocks[i]
+    torch.testing.assert_close(adapted(inputs), inputs @ expected.T, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ModelError, match=r"--lora_rank 24, which does not divide the 64 x 64 of model.layers.0"):
+        tuned("bone", lora_rank=24, init_weights="bat")
+    with pytest.raises(ModelError, match=r"--lora_rank 100 is more than the 64 inputs"):
+        tuned("bone", lora_rank=100)

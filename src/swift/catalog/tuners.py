@@ -7,7 +7,7 @@ from typing import Any
 from swift.core.registry import Registry
 
 BUILT_IN = (
-    "lora", "full", "longlora", "adalora", "llamapro", "adapter", "vera", "boft", "fourierft", "reft",
+    "lora", "full", "longlora", "adalora", "llamapro", "adapter", "vera", "boft", "fourierft", "reft", "bone",
 )  # fmt: skip
 """The tuners that come along; they are no classes."""
 

@@ -28,6 +28,7 @@ from swift.models.heads import head_module, with_padding
 from swift.models.liger import use_liger
 from swift.models.load import load_model
 from swift.models.parameters import parameter_table
+from swift.models.stored import stored_weights
 from swift.models.vocabulary import token_ids, with_room
 from swift.options.commands import Sft
 from swift.options.optimizers import OptimizerOptions
@@ -168,7 +169,8 @@ def loading_of(command: Sft) -> unsloth.Loading:
 
 
 def about_the_run(prepared: Prepared) -> Run:
-    """What some adapters must know of the training: its steps (AdaLoRA), gradients of its rows (LoRA-GA)."""
+    """What some adapters must know of the training: its steps (AdaLoRA), gradients of its rows (LoRA-GA), weights
+    before they were quantized (LoftQ)."""
     command, samples = prepared.command, prepared.data.train
     steps = backward = None
     if command.method.tuner_type == "adalora":
@@ -179,7 +181,14 @@ def about_the_run(prepared: Prepared) -> Run:
         ).total
     if command.tuner.init_weights == "lora-ga" and not prepared.adapters:
         backward = backward_on(first_batches(samples, prepared.collate, command.variants, command.data.data_seed))
-    return Run(token_ids(prepared.tokenizer, command.model.new_special_tokens), steps, backward, command.values())
+    loses = command.tuner.init_weights == "loftq" and not prepared.adapters and prepared.info.quantization is None
+    return Run(
+        new_token_ids=token_ids(prepared.tokenizer, command.model.new_special_tokens),
+        total_steps=steps,
+        backward=backward,
+        stored=stored_weights(prepared.info.path) if loses else None,
+        values=command.values(),
+    )
 
 
 def drawing_layers(model: PreTrainedModel | PeftModel, options: OptimizerOptions) -> list[Lisa]:

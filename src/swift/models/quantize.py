@@ -209,10 +209,11 @@ def is_quantized(model: nn.Module) -> bool:
 
 def quantized_layers(model: nn.Module) -> list[str]:
     """The names of the linear layers with quantized weights."""
-    return [name for name, module in model.named_modules() if _is_quantized_layer(module)]
+    return [name for name, module in model.named_modules() if is_quantized_layer(module)]
 
 
-def _is_quantized_layer(module: nn.Module) -> bool:
+def is_quantized_layer(module: nn.Module) -> bool:
+    """Whether a linear layer has quantized weights."""
     name = type(module).__name__
     named = name in QUANTIZED or name.endswith("QuantLinear")
     return named and not list(module.children())  # peft calls what it wraps around one by the same name

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from swift.catalog.tuners import BUILT_IN, TUNERS
 from swift.core.registry import nearest
-from swift.options.case import Case, Rules
+from swift.options.case import Case, Rules, exclusive
 from swift.options.conditions import Words
 
 rule = Rules()
 TRAINING = ("pt", "sft", "rlhf")
+OF_LORA = ("true", "false", "gaussian", "pissa", "olora", "loftq", "lora-ga")
+BEGINNINGS = {"lora": OF_LORA, "longlora": OF_LORA, "adalora": ("true", "false"), "bone": ("true", "false", "bat")}
+"""--tuner_type -> what its `--init_weights` may be."""
 
 
 @rule()
@@ -28,33 +31,51 @@ def a_tuner_is_known(case: Case) -> Words | None:
 
 @rule(*TRAINING)
 def matrices_can_begin_so(case: Case) -> Words | None:
-    """Each way to begin is for some kinds of adapters, and one for quantized weights."""
+    """Each way to begin is for some kinds of adapters."""
     name, kind = case["init_weights"], case["tuner_type"]
-    if "init_weights" not in case.asked or kind == "full":
+    if "init_weights" not in case.asked or kind not in BEGINNINGS:
         return None
-    if name == "bat":
+    known = BEGINNINGS[kind]
+    if name in known or (name.startswith("pissa") and "pissa" in known):
+        return None
+    listed = ", ".join(known).replace("pissa", "pissa, pissa_niter_N")
+    return Words(
+        f"--init_weights {name} is not for --tuner_type {kind}, which begins with one of: {listed}.",
+        f"--init_weights {name} 不适用于 --tuner_type {kind}，其可选值为：{listed}。",
+    )
+
+
+@rule(*TRAINING)
+def gradients_are_of_written_texts(case: Case) -> Words | None:
+    """LoRA-GA needs the loss of a language model."""
+    if case["init_weights"] != "lora-ga" or case["tuner_type"] not in BEGINNINGS or case["task_type"] == "causal_lm":
+        return None
+    return Words(
+        f"--init_weights lora-ga takes gradients of the loss of texts that are written, and --task_type is "
+        f"{case['task_type']}. Use pissa or olora.",
+        f"--init_weights lora-ga 使用文本生成损失的梯度，而 --task_type 为 {case['task_type']}。请使用 pissa 或 olora。",
+    )
+
+
+@rule(*TRAINING)
+def loftq_makes_up_for_what_is_lost(case: Case) -> Words | None:
+    """It needs weights that are quantized on loading, and says nothing of the magnitudes of DoRA."""
+    if case["init_weights"] != "loftq" or "loftq" not in BEGINNINGS.get(case["tuner_type"], ()):
+        return None
+    if not case["quant_method"]:
         return Words(
-            "--init_weights bat is for Bone, and there is no such --tuner_type. For LoRA there are true, false, gaussian, "
-            "pissa, pissa_niter_N, olora and lora-ga.",
-            "--init_weights bat 仅用于 Bone，而 --tuner_type 中没有它。LoRA 可用 true、false、gaussian、pissa、"
-            "pissa_niter_N、olora 和 lora-ga。",
+            "--init_weights loftq makes up for what quantization loses, and nothing is quantized on loading. Add "
+            "--quant_method bnb --quant_bits 4, or begin with true or pissa.",
+            "--init_weights loftq 用于弥补量化损失，而当前加载时没有量化。请添加 --quant_method bnb --quant_bits 4，或使用 true "
+            "或 pissa。",
         )
-    if name == "loftq":
-        return Words(
-            "--init_weights loftq is not available yet: an adapter that makes up for what quantization loses. Begin with "
-            "true, or without quantization with pissa or lora-ga.",
-            "--init_weights loftq 暂不可用：用于弥补量化损失的初始化。请使用 true；不量化时也可使用 pissa 或 lora-ga。",
-        )
-    if name == "lora-ga" and case["task_type"] != "causal_lm":
-        return Words(
-            f"--init_weights lora-ga takes gradients of the loss of texts that are written, and --task_type is "
-            f"{case['task_type']}. Use pissa or olora.",
-            f"--init_weights lora-ga 使用文本生成损失的梯度，而 --task_type 为 {case['task_type']}。请使用 pissa 或 olora。",
-        )
-    if kind == "adalora" and name not in {"true", "false"}:
-        return Words(
-            f"--init_weights {name} is for --tuner_type lora; the triplets of adalora begin with true or false.",
-            f"--init_weights {name} 仅用于 --tuner_type lora；adalora 可用 true 或 false。",
+    if case["use_dora"]:
+        return exclusive(
+            case,
+            "init_weights",
+            "use_dora",
+            "DoRA's magnitudes are those of quantized weights",
+            "DoRA 的幅度取自量化后的权重",
         )
     return None
 

@@ -14,9 +14,11 @@ FULL = equals("tuner_type", "full")
 LORA = equals("tuner_type", "lora", "longlora")
 LORA_KIN = equals("tuner_type", "lora", "longlora", "adalora")
 WITH_MODULES = equals(
-    "tuner_type", "lora", "longlora", "adalora", "vera", "boft", "fourierft", "llamapro", "adapter", "reft"
+    "tuner_type", "lora", "longlora", "adalora", "vera", "boft", "fourierft", "llamapro", "adapter", "reft", "bone"
 )
-TARGETED = equals("tuner_type", "lora", "longlora", "adalora", "vera", "boft", "fourierft")
+TARGETED = equals("tuner_type", "lora", "longlora", "adalora", "vera", "boft", "fourierft", "bone")
+BEGUN = equals("tuner_type", "lora", "longlora", "adalora", "bone")
+RANKED = equals("tuner_type", "lora", "longlora", "bone")
 
 INITIALISATIONS = ("true", "false", "gaussian", "pissa", "olora", "loftq", "lora-ga", "bat")
 
@@ -61,9 +63,9 @@ class TunerOptions(Options):
     """Regular expression of the full names of modules that get an adapter, instead of `--target_modules`."""
     target_parameters: list[str] | None = option(None, when=LORA)
     """Parameters that get LoRA by name, for weights that sit in no linear layer, such as fused experts."""
-    init_weights: Initialisation = option("true", when=LORA_KIN)
+    init_weights: Initialisation = option("true", when=BEGUN)
     """How adapter weights begin: true (the adapter does nothing at first), false (random), gaussian, pissa,
-    pissa_niter_N, olora, loftq, lora-ga; bat for Bone."""
+    pissa_niter_N, olora, loftq (of quantized weights), lora-ga; true, false or bat for Bone."""
     modules_to_save: list[str] = option([], important=True, when=WITH_MODULES)
     """Modules of the model that are trained and saved in full beside the adapter, e.g. embed_tokens lm_head."""
     freeze_parameters: list[str] = option([], when=FULL)
@@ -77,8 +79,8 @@ class TunerOptions(Options):
     """Prefixes of names of parameters to train although the freezing options name them."""
     trainable_parameters_regex: str | None = option(None, when=FULL)
     """Regular expression of names of parameters to train although the freezing options name them."""
-    lora_rank: PositiveInt = option(8, important=True, when=LORA)
-    """Rank of the two matrices of LoRA."""
+    lora_rank: PositiveInt = option(8, important=True, when=RANKED)
+    """Rank of the two matrices of LoRA; rows of the matrix of Bone."""
     lora_alpha: PositiveInt = option(32, important=True, when=LORA_KIN)
     """Scale of LoRA: its output counts `lora_alpha / lora_rank` times."""
     lora_dropout: Fraction = option(0.05, when=LORA_KIN)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import AdaLoraConfig, LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
@@ -102,6 +103,8 @@ def load_adapters(model: PreTrainedModel, paths: Sequence[str | Path]) -> PreTra
         return load_plugged(model, folders)
     if any(is_own(folder) for folder in folders):
         return load_own(model, folders)
+    if len(folders) == 1 and residual.fits(model, folders[0]):
+        return _as_it_was_trained(model, folders[0]).eval()
     adapted: PreTrainedModel | PeftModel = model
     names: list[str] = []
     for index, folder in enumerate(folders):
@@ -113,6 +116,18 @@ def load_adapters(model: PreTrainedModel, paths: Sequence[str | Path]) -> PreTra
         assert isinstance(tuner, BaseTuner), "several adapters are active in the tuner, which PeftModel wraps"
         tuner.set_adapter(names, inference_mode=True)
     return adapted.eval() if paths else adapted
+
+
+def _as_it_was_trained(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """The model with an adapter that began with what its quantized weights have lost."""
+    about = residual.read_residual(folder)
+    assert about is not None, "the caller has looked"
+    check_adapter(folder)
+    config = residual.training_config(saved_config(folder), about)
+    adapted = _made(model, config)
+    with _misfits(folder, config):
+        residual.restore(adapted, folder)
+    return adapted
 
 
 def saved_config(folder: Path) -> PeftConfig:
@@ -171,7 +186,7 @@ def _continued(
 def _require_shape(folder: Path, config: PeftConfig, method: Method, request: Request, asked: Collection[str]) -> None:
     """Refuse options that the user asked for and that the adapter was not made with; say what holds instead of others."""
     wanted = {**request.options.model_dump(), **request.variants.model_dump()}
-    saved = {option: getattr(config, key) for option, key in method.shape.items()}
+    saved = {option: _as_typed(getattr(config, key), wanted[option]) for option, key in method.shape.items()}
     differing = [option for option in method.shape if (wanted[option] or 0) != (saved[option] or 0)]
     refused = [f"--{option} {wanted[option]} (it has {saved[option]})" for option in differing if option in asked]
     if refused:
@@ -180,6 +195,11 @@ def _require_shape(folder: Path, config: PeftConfig, method: Method, request: Re
         )
     for option in differing:
         get_logger().info("%s = %s, as the adapter was made with", option, saved[option])
+
+
+def _as_typed(saved: Any, wanted: Any) -> Any:
+    """A saved value as the option has it: what is true or "bat" in a config is a word on the command line."""
+    return str(saved).lower() if isinstance(wanted, str) and isinstance(saved, bool) else saved
 
 
 def _require_kind(folder: Path, config: PeftConfig, method: Method) -> None:

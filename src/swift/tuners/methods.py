@@ -8,11 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from peft import AdaLoraConfig, BOFTConfig, FourierFTConfig, LoraConfig, PeftConfig, PeftType, VeraConfig
+from peft import AdaLoraConfig, BOFTConfig, FourierFTConfig, LoraConfig, MissConfig, PeftConfig, PeftType, VeraConfig
 from transformers import PreTrainedModel
 
 from swift.tuners.own.longlora import longlora_config
-from swift.tuners.peft_configs import adalora_config, boft_config, fourierft_config, lora_config, vera_config
+from swift.tuners.peft_configs import (
+    adalora_config,
+    boft_config,
+    bone_config,
+    fourierft_config,
+    lora_config,
+    vera_config,
+)
 from swift.tuners.request import Request
 
 
@@ -82,6 +89,11 @@ METHODS: dict[str, Method] = {
         config=fourierft_config,
         saved=FourierFTConfig,
         shape={"fourier_n_frequency": "n_frequency", "fourier_scaling": "scaling"},
+    ),
+    "bone": Method(
+        config=bone_config,
+        saved=MissConfig,
+        shape={"lora_rank": "r", "init_weights": "init_weights"},
     ),
 }  # fmt: skip
 """`--tuner_type` -> the kind of adapter."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from peft import AdaLoraConfig, BOFTConfig, FourierFTConfig, LoraConfig, TaskType, VeraConfig
+from peft import AdaLoraConfig, BOFTConfig, FourierFTConfig, LoraConfig, MissConfig, TaskType, VeraConfig
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from torch import nn
 from transformers import PreTrainedModel
@@ -19,6 +19,10 @@ INIT_WEIGHTS: dict[str, bool | str] = {"true": True, "false": False, "gaussian":
 """`--init_weights` -> what peft calls it. true: A is Kaiming uniform, B zero; gaussian: A normal, B zero; false: both
 random, so that the adapter changes the model from the start. All others begin as true, and are then given the
 beginning that `tuners/beginnings.py` computes."""
+
+
+BONE_WEIGHTS: dict[str, bool | Literal["bat"]] = {"true": True, "false": False, "bat": "bat"}
+"""The same for Bone."""
 
 
 def lora_config(model: PreTrainedModel, request: Request) -> LoraConfig:
@@ -132,6 +136,29 @@ def fourierft_config(model: PreTrainedModel, request: Request) -> FourierFTConfi
         scaling=request.variants.fourier_scaling,
         fan_in_fan_out=_stores_transposed(model),
     )
+
+
+def bone_config(model: PreTrainedModel, request: Request) -> MissConfig:
+    """Bone, which peft keeps as MiSS (arXiv:2409.15371): W x + D' (x1 + x2 + ...), for slices x1, x2, ... of x.
+
+    A slice is as long as D has rows, `lora_rank`; D begins at zero, or random with `false`. With `bat` D is a stack of
+    square blocks, one for each slice of the outputs, and a block W1 of W becomes W1 + W1 D1 + D1. Raises ModelError when
+    a layer cannot be cut into such blocks.
+    """
+    common = _of_all(model, request)
+    rank, begins = request.options.lora_rank, request.options.init_weights
+    for name, module in _targeted(model, common["target_modules"]):
+        if not isinstance(module, nn.Linear):
+            continue
+        if begins == "bat" and (module.in_features % rank or module.out_features % rank):
+            raise ModelError(
+                f"--init_weights bat cuts weights into blocks of --lora_rank {rank}, which does not divide the "
+                f"{module.out_features} x {module.in_features} of {name}. Choose a divisor, or leave that layer out of "
+                f"--target_modules."
+            )
+        if module.in_features < rank:
+            raise ModelError(f"--lora_rank {rank} is more than the {module.in_features} inputs of {name}. Lower it.")
+    return MissConfig(**common, r=rank, init_weights=BONE_WEIGHTS[begins])
 
 
 def _of_all(model: PreTrainedModel, request: Request) -> dict[str, Any]:

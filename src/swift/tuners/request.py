@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from swift.options.tuner import TunerOptions
 from swift.options.tuner_variants import TunerVariantOptions
@@ -20,12 +20,14 @@ class Run:
     total_steps: optimizer steps of the whole training; None when there is none, as in inference.
     backward: computes gradients of the training loss on rows of the training data, given the model; None when there
     are no rows.
+    stored: reads a weight of the checkpoint as it was before it was quantized, by its name; None when there is none.
     values: all options of the command by name, for tuners of one's own.
     """
 
     new_token_ids: Sequence[int] = ()
     total_steps: int | None = None
     backward: Callable[[nn.Module], None] | None = None
+    stored: Callable[[str], Tensor] | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
 
 

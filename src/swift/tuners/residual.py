@@ -6,7 +6,9 @@ saved is therefore the change of W, which is LoRA again, of twice the rank:
 
     R + s B A - W = s (B A - B0 A0) = s [B - B0, B0] [A; A - A0]
 
-It is used with W like every other adapter. Both halves are small as long as the change is, so that rounding to half
+LoftQ begins with quantized weights, which have lost about s B0 A0 already; there nothing is taken out.
+
+The change is used with W like every other adapter. Both halves are small as long as the change is, so that rounding to half
 precision rounds the change and not the principal part of the weight. The header of the file says what it is; A, B, A0
 and B0 stand beside it, because sums of rounded differences are not what they were to the last bit.
 
@@ -25,7 +27,7 @@ from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, set_peft_model_state_dict
-from peft.tuners.lora.layer import Linear, ParamWrapper
+from peft.tuners.lora.layer import Linear, LoraLayer, ParamWrapper
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -33,6 +35,8 @@ from transformers.pytorch_utils import Conv1D
 
 from swift.core.errors import ModelError, RunError, UsageError
 from swift.core.logs import get_logger
+from swift.models.quantize import is_quantized_layer
+from swift.tuners import loftq
 from swift.tuners.beginnings import Factors, lora_ga, olora, pissa
 from swift.tuners.request import Request
 
@@ -48,76 +52,101 @@ SIDES = {"lora_A": 0, "lora_B": 1, "lora_embedding_A": 0, "lora_embedding_B": 1}
 
 @dataclass(frozen=True)
 class Residual:
-    """What an adapter is while it is trained: how it began, and the rank and alpha that become others when it is saved."""
+    """What an adapter is while it is trained: how it began, and the rank and alpha that become others when it is saved.
+
+    quantization: of the weights below it, where they are quantized; see `loftq.quantization_of`.
+    """
 
     init_weights: str
     r: int
     lora_alpha: float
+    quantization: str | None = None
 
 
 def begins_outside(init_weights: str) -> bool:
-    """Whether `--init_weights` takes the beginning of the adapter out of the weights."""
-    return init_weights.startswith("pissa") or init_weights in {"olora", "lora-ga"}
+    """Whether `--init_weights` begins with what is taken out of the weights, or has been lost from them."""
+    return init_weights.startswith("pissa") or init_weights in {"olora", "lora-ga", "loftq"}
 
 
 def begin(adapted: PeftModel, request: Request) -> None:
     """Give a new adapter the beginning of `--init_weights`, and take it out of the weights.
 
     Embeddings and convolutions begin as with `true`. Raises ModelError for weights that are quantized, and for LoRA-GA
-    when there are no rows to compute gradients on.
+    when there are no rows to compute gradients on. With `loftq` it is the quantized weights that begin so; there must be
+    some, and nothing is taken out of them.
     """
     if request.options.target_parameters:
         raise UsageError(
             f"--target_parameters cannot begin with --init_weights {request.options.init_weights}. Use true."
         )
-    layers = dict(linear_layers(adapted))
-    for name, layer in layers.items():
-        if not base_of(layer).weight.is_floating_point():
-            raise ModelError(
-                f"--init_weights {request.options.init_weights} takes a part out of the weights, and {name} is "
-                f"quantized. Use --init_weights true, or load the model without quantization."
-            )
+    layers = _beginning_layers(adapted, request.options.init_weights)
     compute = _computed(adapted, layers, request)
     get_logger().info("%d adapters begin as --init_weights %s says", len(layers), request.options.init_weights)
     with torch.no_grad():
         for name, layer in layers.items():
             matrices = [matrix_of(layer, side) for side in ("lora_A", "lora_B")]
-            for matrix, value in zip(matrices, compute(name, weight_of(layer).float()), strict=True):
+            for matrix, value in zip(matrices, compute(name, layer), strict=True):
                 matrix.copy_(value)
-            withdraw(layer, *(matrix.clone() for matrix in matrices))
+            set_aside(layer, *(matrix.clone() for matrix in matrices))
     adapted.peft_config[ADAPTER].init_lora_weights = request.options.init_weights  # type: ignore[attr-defined]
 
 
-def linear_layers(adapted: nn.Module) -> Iterator[tuple[str, Linear]]:
+def linear_layers(adapted: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
     """The adapted linear layers, with their names."""
     for name, module in adapted.named_modules():
-        if isinstance(module, Linear) and not isinstance(module, ParamWrapper):
+        if not isinstance(module, LoraLayer) or isinstance(module, ParamWrapper):
+            continue
+        if isinstance(module, Linear) or is_quantized_layer(module.get_base_layer()):
             yield name, module
 
 
-def weight_of(layer: Linear) -> Tensor:
+def _beginning_layers(adapted: PeftModel, init_weights: str) -> dict[str, LoraLayer]:
+    """The layers that get the beginning of `--init_weights`, by name. Raises ModelError for those that cannot."""
+    layers = dict(linear_layers(adapted))
+    quantized = {name: layer for name, layer in layers.items() if is_quantized_layer(layer.get_base_layer())}
+    if init_weights == "loftq":
+        if not quantized:
+            raise ModelError(
+                "--init_weights loftq makes up for what quantization loses, and no adapted layer is quantized. Add "
+                "--quant_method bnb --quant_bits 4, or use --init_weights true."
+            )
+        return quantized
+    if quantized:
+        raise ModelError(
+            f"--init_weights {init_weights} takes a part out of the weights, and {next(iter(quantized))} is quantized. Use "
+            f"--init_weights true or loftq, or load the model without quantization."
+        )
+    return layers
+
+
+def weight_of(layer: LoraLayer) -> Tensor:
     """The weight below an adapter as [O, I]; a view, so that writing to it changes the weight."""
     base = base_of(layer)
     return base.weight.data.T if isinstance(base, Conv1D) else base.weight.data
 
 
-def base_of(layer: Linear) -> nn.Linear | Conv1D:
+def base_of(layer: LoraLayer) -> nn.Linear | Conv1D:
     """The layer below an adapter."""
     return cast("Any", layer).get_base_layer()
 
 
-def matrix_of(layer: Linear, side: str) -> Tensor:
+def matrix_of(layer: LoraLayer, side: str) -> Tensor:
     """A or B of an adapter, to be written to."""
-    return layer.get_submodule(f"{side}.{ADAPTER}").get_parameter("weight").data
+    return cast("nn.Module", layer).get_submodule(f"{side}.{ADAPTER}").get_parameter("weight").data
 
 
-def withdraw(layer: Linear, a_RI: Tensor, b_OR: Tensor) -> None:
-    """Take scale B0 A0 out of the weight of a layer, in float32, and keep A0 and B0 for what is saved."""
-    weight_OI = weight_of(layer)
-    taken_OI = layer.scaling[ADAPTER] * (b_OR.float() @ a_RI.float())
-    weight_OI.copy_((weight_OI.float() - taken_OI).to(weight_OI.dtype))
-    layer.register_buffer("initial_A", a_RI, persistent=False)
-    layer.register_buffer("initial_B", b_OR, persistent=False)
+def set_aside(layer: LoraLayer, a_RI: Tensor, b_OR: Tensor) -> None:
+    """Take scale B0 A0 out of the weight of a layer, in float32, and keep A0 and B0 for what is saved.
+
+    Quantized weights stay as they are: what they have lost has been taken out already.
+    """
+    module = cast("nn.Module", layer)
+    if not is_quantized_layer(layer.get_base_layer()):
+        weight_OI = weight_of(layer)
+        taken_OI = layer.scaling[ADAPTER] * (b_OR.float() @ a_RI.float())
+        weight_OI.copy_((weight_OI.float() - taken_OI).to(weight_OI.dtype))
+    module.register_buffer("initial_A", a_RI, persistent=False)
+    module.register_buffer("initial_B", b_OR, persistent=False)
 
 
 def is_residual(model: nn.Module) -> bool:
@@ -125,30 +154,41 @@ def is_residual(model: nn.Module) -> bool:
     return isinstance(model, PeftModel) and any(_has_initial(layer) for _, layer in linear_layers(model))
 
 
-def _has_initial(layer: Linear) -> bool:
-    return any(name == "initial_A" for name, _ in layer.named_buffers(recurse=False))
+def _has_initial(layer: LoraLayer) -> bool:
+    return any(name == "initial_A" for name, _ in cast("nn.Module", layer).named_buffers(recurse=False))
+
+
+def _initial_of(layer: LoraLayer) -> Factors:
+    module = cast("nn.Module", layer)
+    return module.get_buffer("initial_A"), module.get_buffer("initial_B")
 
 
 # ------------------------------------------------------------------------------------------------------ the beginning
 
 
-def _computed(adapted: PeftModel, layers: Mapping[str, Linear], request: Request) -> Callable[[str, Tensor], Factors]:
-    """How A0 and B0 of a layer follow from its name and its weight."""
+def _computed(
+    adapted: PeftModel, layers: Mapping[str, LoraLayer], request: Request
+) -> Callable[[str, LoraLayer], Factors]:
+    """How A0 and B0 follow from the name of a layer and the layer."""
     name, rank = request.options.init_weights, request.options.lora_rank
     scale = next(iter(layers.values())).scaling[ADAPTER] if layers else 1.0
     if name == "lora-ga":
         gradients = estimated_gradients(adapted, layers, request.run.backward)
-        return lambda layer, weight_OI: lora_ga(weight_OI, gradients[layer], rank, scale, request.variants)
+        return lambda name, layer: lora_ga(weight_of(layer).float(), gradients[name], rank, scale, request.variants)
     _require_rank(layers, rank, name)
+    if name == "loftq":
+        return loftq.lost(adapted, request.run.stored)
     if name == "olora":
-        return lambda _, weight_OI: olora(weight_OI, rank, scale)
+        return lambda _, layer: olora(weight_of(layer).float(), rank, scale)
     niter = int(name.rpartition("_")[2]) if "_niter_" in name else None
-    return lambda _, weight_OI: pissa(weight_OI, rank, scale, niter)
+    return lambda _, layer: pissa(weight_of(layer).float(), rank, scale, niter)
 
 
-def _require_rank(layers: Mapping[str, Linear], rank: int, init_weights: str) -> None:
+def _require_rank(layers: Mapping[str, LoraLayer], rank: int, init_weights: str) -> None:
     for name, layer in layers.items():
-        shape = tuple(weight_of(layer).shape)
+        assert layer.out_features is not None, "a linear layer has outputs"
+        assert layer.in_features is not None, "a linear layer has inputs"
+        shape = (layer.out_features, layer.in_features)
         if min(shape) < rank:
             raise ModelError(
                 f"--lora_rank {rank} is more than the weight of {name}, of shape {shape}, has: --init_weights "
@@ -157,7 +197,7 @@ def _require_rank(layers: Mapping[str, Linear], rank: int, init_weights: str) ->
 
 
 def estimated_gradients(
-    adapted: PeftModel, layers: Mapping[str, Linear], backward: Callable[[nn.Module], None] | None
+    adapted: PeftModel, layers: Mapping[str, LoraLayer], backward: Callable[[nn.Module], None] | None
 ) -> dict[str, Tensor]:
     """The gradient of the training loss by the weight of each layer, [O, I] in float32, summed over all batches.
 
@@ -202,7 +242,7 @@ def estimated_gradients(
     return {name: _oriented(layers[name], gradient.to(weights[name].device)) for name, gradient in sums.items()}
 
 
-def _oriented(layer: Linear, gradient: Tensor) -> Tensor:
+def _oriented(layer: LoraLayer, gradient: Tensor) -> Tensor:
     return gradient.T if isinstance(base_of(layer), Conv1D) else gradient
 
 
@@ -213,7 +253,7 @@ def write_as_change(model: PeftModel, folder: Path) -> None:
     """Turn the adapter that was just saved in a folder into the change of the original weights, of twice the rank."""
     config = model.peft_config[ADAPTER]
     assert isinstance(config, LoraConfig), "only LoRA has a beginning of its own"
-    about = Residual(str(config.init_lora_weights), config.r, config.lora_alpha)
+    about = Residual(str(config.init_lora_weights), config.r, config.lora_alpha, loftq.quantization_of(model))
     initial = _initial_factors(model)
     learnt = load_file(folder / FILE)
     change = {name: _change(name, tensor, initial.get(name)) for name, tensor in learnt.items()}
@@ -239,20 +279,24 @@ def restore(model: PeftModel, folder: Path) -> None:
     """Bring a model with a fresh adapter, or one trained on, to where a saved one was: its matrices, its beginning.
 
     Exactly, where its state was saved with it. Raises ModelError when the adapter of the model began with other
-    matrices than the saved one.
+    matrices than the saved one, and when the weights are quantized otherwise than those it was trained on.
     """
     about = read_residual(folder)
     assert about is not None, "the caller has looked"
+    here = loftq.quantization_of(model)
+    if here not in (None, about.quantization):
+        raise ModelError(
+            f"The adapter {folder} was trained on weights {_told(about.quantization)}, and these are {_told(here)}. "
+            f"Quantize as it was trained, or not at all."
+        )
     learnt, initial = _parts(folder, about.r)
     with torch.no_grad():
         for name, layer in linear_layers(model):
-            device = weight_of(layer).device
-            a_RI, b_OR = (initial[f"{name}.{side}.weight"].to(device) for side in ("lora_A", "lora_B"))
+            device = matrix_of(layer, "lora_A").device
+            factors = [initial[f"{name}.{side}.weight"].to(device) for side in ("lora_A", "lora_B")]
             if not _has_initial(layer):
-                withdraw(layer, a_RI, b_OR)
-            elif not (
-                torch.equal(layer.get_buffer("initial_A"), a_RI) and torch.equal(layer.get_buffer("initial_B"), b_OR)
-            ):
+                set_aside(layer, *factors)
+            elif not all(map(torch.equal, _initial_of(layer), factors)):
                 raise ModelError(
                     f"{folder} holds an adapter that began otherwise than the one of this model, at {name}."
                 )
@@ -268,6 +312,16 @@ def resume(model: PeftModel, folder: Path) -> None:
     restore(model, folder)
 
 
+def fits(model: nn.Module, folder: Path) -> bool:
+    """Whether an adapter can be put on a model as it was trained: on weights quantized as those it began with."""
+    about = read_residual(folder)
+    return about is not None and about.quantization is not None and about.quantization == loftq.quantization_of(model)
+
+
+def _told(quantization: str | None) -> str:
+    return "that are not quantized" if quantization is None else f"quantized as {quantization}"
+
+
 def training_config(config: PeftConfig, about: Residual) -> LoraConfig:
     """The config of a saved adapter as it is while the adapter is trained."""
     assert isinstance(config, LoraConfig), "only LoRA has a beginning of its own"
@@ -279,8 +333,7 @@ def _initial_factors(model: PeftModel) -> dict[str, Tensor]:
     found = {}
     for name, layer in linear_layers(model):
         if _has_initial(layer):
-            found[f"{name}.lora_A.weight"] = layer.get_buffer("initial_A")
-            found[f"{name}.lora_B.weight"] = layer.get_buffer("initial_B")
+            found[f"{name}.lora_A.weight"], found[f"{name}.lora_B.weight"] = _initial_of(layer)
     return found
 
 
