@@ -60,5 +60,7 @@ check: lint docs test  ## all that must hold before a change is merged
 	.venv-extras/bin/$(PIP) torch==2.13.0
 	.venv-extras/bin/$(PIP) --editable '.[dev,deepspeed,eval,quant,ray,swanlab,wandb]'
 	.venv-extras/bin/$(PIP) --no-deps galore-torch  # what our GaLore is compared with
+	@# GPTQ and AWQ checkpoints; gptqmodel asks for a newer torch than it needs
+	.venv-extras/bin/$(PIP) --no-deps gptqmodel==7.7.0 optimum==2.3.0 device-smi tokenicer logbar pypcre defuser threadpoolctl
 	.venv-extras/bin/python -m compileall -q src
 	@touch $@

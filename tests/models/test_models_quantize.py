@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
 import architectures
 import tiny
@@ -16,7 +17,7 @@ from swift.core.logs import get_logger
 from swift.models.info import model_info
 from swift.models.load import load_model
 from swift.models.parameters import num_parameters, parameter_table
-from swift.models.quantize import METHODS, is_quantized, kept_modules, quantized_layers
+from swift.models.quantize import METHODS, choose_trainable_kernels, is_quantized, kept_modules, quantized_layers
 from swift.options.model import QUANT_BITS, ModelOptions, QuantizationOptions
 from swift.options.tuner import TunerChoice, TunerOptions
 from swift.tuners.attach import attach, require_whole
@@ -201,6 +202,30 @@ def test_a_quantized_checkpoint_says_what_reading_it_needs(tmp_path, stored, ins
     folder = quantized_config(tiny.checkpoint(tmp_path / "m"), quant_method=stored, bits=4)
     with pytest.raises(MissingPackage, match=rf"is quantized with {stored}, .* pip install {install}"):
         load(folder)
+
+
+@pytest.mark.parametrize(
+    ("stored", "kernel"),
+    [({"quant_method": "gptq"}, "auto_trainable"), ({"quant_method": "awq", "backend": "autoawq"}, "auto_trainable"),
+     ({"quant_method": "awq", "backend": "llm-awq"}, "llm-awq"), ({"quant_method": "fp8"}, None)],
+)  # fmt: skip
+def test_training_wants_kernels_that_pass_gradients_on_unless_the_checkpoint_names_one(tmp_path, stored, kernel):
+    config = AutoConfig.from_pretrained(quantized_config(tiny.checkpoint(tmp_path / "m"), bits=4, **stored))
+    choose_trainable_kernels(config)
+    assert config.quantization_config.get("backend") == kernel
+    plain = AutoConfig.from_pretrained(tiny.checkpoint(tmp_path / "plain"))
+    choose_trainable_kernels(plain)
+    assert not hasattr(plain, "quantization_config")
+
+
+def test_a_layer_is_known_as_quantized_by_what_its_class_is_a_kind_of():
+    class BaseQuantLinear(torch.nn.Module):
+        pass
+
+    class TorchKernel(BaseQuantLinear):
+        pass
+
+    assert quantized_layers(torch.nn.Sequential(TorchKernel(), torch.nn.Linear(2, 2))) == ["0"]
 
 
 @pytest.mark.parameter("quant_method")

@@ -22,7 +22,7 @@ from swift.models.info import LENGTH_KEYS, ModelInfo, require_weights
 from swift.models.initialize import fill_missing
 from swift.models.loader import ModelLoader, loader_of, warn_of_missing
 from swift.models.precision import torch_dtype
-from swift.models.quantize import converted, loading_arguments
+from swift.models.quantize import choose_trainable_kernels, converted, loading_arguments
 from swift.models.rope import RopePlan
 from swift.models.tasks import require_task
 from swift.models.weights import check_folder
@@ -70,7 +70,10 @@ def load_model(
     }
     if loading.auto is AutoModelForSequenceClassification:
         arguments["ignore_mismatched_sizes"] = True  # of a head with other classes; anything else is refused below
-    model = _read(loader, task_config(info, options), arguments)
+    config = task_config(info, options)
+    if training:
+        choose_trainable_kernels(config)
+    model = _read(loader, config, arguments)
     _judge(info, loader.report, model, options, may_be_new=training or bool(info.adapters))
     if options.task_type == "embedding" and "pooler" in dict(model.named_children()):
         model.pooler = None  # type: ignore[assignment]  # made for another task, and in no use here

@@ -14,6 +14,7 @@ from transformers import (
     BitsAndBytesConfig,
     EetqConfig,
     FineGrainedFP8Config,
+    PreTrainedConfig,
     PreTrainedModel,
     QuantoConfig,
 )
@@ -37,7 +38,7 @@ HQQ_GROUP = 64
 QUANTIZED = frozenset(
     {"Linear4bit", "Linear8bitLt", "QLinear", "HQQLinear", "EetqLinear", "FP8Linear", "BitLinear", "CompressedLinear"}
 )
-"""Classes of linear layers whose weights are quantized; those of gptqmodel end in QuantLinear."""
+"""Classes of linear layers whose weights are quantized; those of gptqmodel are kinds of a class that ends in QuantLinear."""
 PLAIN = (nn.Linear, nn.Embedding)
 
 
@@ -107,6 +108,8 @@ STORED = {
     "hqq": (("hqq",), "'swiftlet[quant]'"),
 }
 """quant_method of config.json -> the modules that reading such a checkpoint needs, and what installs them."""
+ANY_KERNEL = (None, "auto", "autoawq")
+"""Values of `backend` in a quantization_config that leave open which kernel computes."""
 
 
 def loading_arguments(info: ModelInfo, options: QuantizationOptions) -> dict[str, Any]:
@@ -136,6 +139,19 @@ def loading_arguments(info: ModelInfo, options: QuantizationOptions) -> dict[str
     if options.bnb_4bit_compute_dtype is None:
         options = options.model_copy(update={"bnb_4bit_compute_dtype": info.dtype})
     return {"quantization_config": method.config(options, kept_modules(info))}
+
+
+def choose_trainable_kernels(config: PreTrainedConfig) -> None:
+    """Let a GPTQ or AWQ checkpoint be read into layers that pass gradients on.
+
+    The fastest ones (Marlin, ExLlama, those for AVX-512) only answer, and fail when training begins. A kernel that the
+    checkpoint names stays.
+    """
+    stored = vars(config).get("quantization_config")
+    if not isinstance(stored, dict) or stored.get("quant_method") not in ("gptq", "awq"):
+        return
+    if stored.get("backend") in ANY_KERNEL:
+        config.quantization_config = {**stored, "backend": "auto_trainable"}
 
 
 def require_readable(info: ModelInfo) -> None:
@@ -214,8 +230,8 @@ def quantized_layers(model: nn.Module) -> list[str]:
 
 def is_quantized_layer(module: nn.Module) -> bool:
     """Whether a linear layer has quantized weights."""
-    name = type(module).__name__
-    named = name in QUANTIZED or name.endswith("QuantLinear")
+    names = [kind.__name__ for kind in type(module).__mro__]
+    named = any(name in QUANTIZED or name.endswith("QuantLinear") for name in names)
     return named and not list(module.children())  # peft calls what it wraps around one by the same name
 
 
