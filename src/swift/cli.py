@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from swift.core import environment, phases
+from swift.core import ending, environment, phases
 from swift.core.errors import SwiftError, UsageError
 from swift.core.registry import nearest
 from swift.options.conditions import Words
@@ -63,6 +63,8 @@ TOOLS: dict[str, Words] = {
 
 CHECKED = ("pt", "sft", "rlhf")
 """The commands that can be looked at before they run."""
+HEARS_SIGTERM = ("pt", "sft", "rlhf", "infer", "export", "merge-lora")
+"""The commands that come to an end by themselves; servers have their own way to be told."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,6 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(say("interrupted", language, command=name), file=sys.stderr)
         return 130
+    except ending.Terminated:
+        print(_last_words(name, language), file=sys.stderr)
+        return ending.EXIT_CODE
     except Exception as error:  # noqa: BLE001 (the boundary of the process: no bare traceback reaches a user)
         print(_unexpected(f"{name}{_who()}", error, language), file=sys.stderr)
         return 1
@@ -135,7 +140,10 @@ def _command(name: str, argv: list[str], language: str) -> int:
     launch.end_with_launcher()
     if name in CHECKED and (command.training.deepspeed or command.training.fsdp):
         launch.stand_alone()
-    return _run(address, command)
+    if name not in HEARS_SIGTERM:
+        return _run(address, command)
+    with ending.heard(lambda: _last_words(name, language)):
+        return _run(address, command)
 
 
 def _run(address: str, *arguments: object) -> int:
@@ -247,6 +255,12 @@ def _colours() -> bool:
 def _who() -> str:
     """Which of several processes speaks, and what it was doing; nothing when there is one."""
     return f" ({phases.where()})" if environment.world_size() > 1 else ""
+
+
+def _last_words(name: str, language: str) -> str:
+    """What a command says that was told to end."""
+    who = f" (rank {environment.rank()})" if environment.world_size() > 1 else ""
+    return say("terminated", language, command=f"{name}{who}", phase=phases.current().name)
 
 
 def _unexpected(name: str, error: Exception, language: str) -> str:

@@ -152,7 +152,30 @@ def test_nothing_is_left_of_a_preparation_that_is_killed_or_told_to_stop(folder)
         wait_for(lambda: len(alive(folder)) >= 3)
         run.send_signal(sent)
         assert ends(folder, 15)
-        run.wait()
+        said = ended(run, folder)
+        if sent == signal.SIGTERM:
+            assert run.returncode == 143
+            assert said.splitlines()[-1].startswith("swift sft: stopped by SIGTERM, while preparing rows")
+            assert "Traceback" not in said
+
+
+STUCK = """
+import ctypes, pathlib
+lock, libc = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+pathlib.Path("begun").touch()
+libc.pthread_mutex_lock(lock)
+libc.pthread_mutex_lock(lock)  # for ever, and no signal brings it back
+"""
+
+
+def test_a_run_that_waits_outside_python_before_training_ends_soon_after_it_is_told_to(folder):
+    (folder / "stuck.py").write_text(STUCK)
+    run = start(folder, "--external_plugins", "stuck.py")
+    wait_for((folder / "begun").exists)
+    run.send_signal(signal.SIGTERM)
+    said = ended(run, folder)
+    assert run.returncode == 143
+    assert said.splitlines()[-1].startswith("swift sft: stopped by SIGTERM, while ")
 
 
 @pytest.mark.parametrize("moment", ["evaluating", "saving"])

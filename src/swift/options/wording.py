@@ -123,6 +123,9 @@ SENTENCES: dict[str, Words] = {
         "所有内容写入临时目录并在结束后删除；不会触碰 --output_dir。",
     ),
     "interrupted": Words("swift {command}: interrupted", "swift {command}：已中断"),
+    "terminated": Words(
+        "swift {command}: stopped by SIGTERM, while {phase}", "swift {command}：已被 SIGTERM 终止（{phase}）"
+    ),
     "unexpected": Words(
         "swift {command}: unexpected {kind}: {message}\nThe traceback is in {file}",
         "swift {command}：意外错误 {kind}：{message}\n完整的错误栈见 {file}",
