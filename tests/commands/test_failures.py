@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -121,6 +122,9 @@ def test_a_process_that_hangs_shows_where_and_does_not_hang_the_run_for_longer_t
     for rank in (0, 1):
         assert f"[swift rank {rank}] warning: in step 3 for more than 4 seconds (SWIFT_WATCHDOG)" in said, said[-4000:]
     assert "in the_cat_sits_on_the_keyboard" in said
+    assert "The others wait for rank 1. --ddp_timeout says" in said
+    assert re.search(r"rank 1: in step 3 for \d seconds, at .*plugin.py:\d+ in the_cat_sits_on_the_keyboard\n", said)
+    assert re.search(r"rank 0: in step 3 for \d seconds, at .*, where it may be waiting for others", said)
     assert time.time() - float((folder / "failed-at").read_text()) < 10 + 30 + 5
 
 

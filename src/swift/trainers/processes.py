@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from swift.core import environment
 from swift.core.errors import RunError, SwiftError
@@ -15,6 +16,34 @@ from swift.core.extras import need
 from swift.options.general import GeneralOptions
 
 T = TypeVar("T")
+
+
+class Store(Protocol):
+    """Texts by name, which all processes of a run see. What goes wrong raises `torch.distributed.DistError`."""
+
+    def set(self, key: str, value: str, /) -> None:
+        """Write a text."""
+        ...
+
+    def get(self, key: str, /) -> bytes:
+        """The text, waited for."""
+        ...
+
+    def check(self, keys: list[str], /) -> bool:
+        """Whether all are there."""
+        ...
+
+    def delete_key(self, key: str, /) -> bool:
+        """Take a text away; whether it was there."""
+        ...
+
+    def clone(self) -> Store:
+        """The same for another thread."""
+        ...
+
+
+_stores: list[Store] = []
+"""Through which the processes of this run have found each other; kept for the whole process, as the group is."""
 
 
 def join(general: GeneralOptions, device_type: str, sharding: str | None = None) -> None:
@@ -30,17 +59,30 @@ def join(general: GeneralOptions, device_type: str, sharding: str | None = None)
     backend = general.ddp_backend or ("nccl" if device_type == "cuda" else "gloo")
     if device_type == "cuda":
         torch.cuda.set_device(environment.local_rank())
+    timeout = timedelta(seconds=general.ddp_timeout)
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=general.ddp_timeout))
+        store, place, size = next(rendezvous("env://", timeout=timeout))
+        store.set_timeout(timeout)
+        dist.init_process_group(backend, store=store, rank=place, world_size=size, timeout=timeout)
     except (RuntimeError, ValueError) as error:
         raise RunError(f"--ddp_backend {backend} cannot start here: {error}") from error
+    _stores[:] = [cast("Store", store)]  # the stub of torch does not know clone
     if sharding == "deepspeed":
         # Weights are divided while they are read, which is before the Trainer would start DeepSpeed.
         need("deepspeed", "--deepspeed").init_distributed(backend, auto_mpi_discovery=False, verbose=False)
 
 
+def store() -> Store | None:
+    """What all processes write to and read from while nothing else of them works; None for one that is alone.
+
+    It may be asked from any thread, also while another waits for it.
+    """
+    return _stores[0].clone() if _stores else None
+
+
 def leave() -> None:
     """Leave the process group, so that no process ends while another still talks to it."""
+    _stores.clear()
     if dist.is_initialized():
         dist.destroy_process_group()
 
