@@ -130,9 +130,8 @@ class _Batch:
         if not self._first:
             self._shrink()
             column_H = self.ids_HT[:, -1].clone()  # rows that have ended repeat their last id, unread
-            column_H[torch.tensor(self.active, device=column_H.device)] = torch.tensor(
-                token_ids, device=column_H.device
-            )
+            active_A, added_A = torch.tensor([self.active, list(token_ids)], device=column_H.device)
+            column_H[active_A] = added_A
             self.ids_HT = torch.cat([self.ids_HT, column_H[:, None]], dim=1)
         inputs = self.model.prepare_inputs_for_generation(
             self.ids_HT,
