@@ -352,3 +352,22 @@ def test_stage_2_trains_and_continues_what_looks_at_whole_weights(swift: Swift, 
     run = swift.trained(name, deepspeed="zero2", **settings)
     require_same(run, swift.trained(f"{name}-alone", 1, gradient_accumulation_steps=4, **settings))
     require_resumed(swift.resumed(run, 2, deepspeed="zero2", **settings), run)
+
+
+@pytest.mark.extra
+@pytest.mark.parameter("predict_with_generate")
+def test_stage_2_answers_while_it_trains(swift: Swift) -> None:
+    settings = {"predict_with_generate": "true", "max_new_tokens": 8, "max_steps": 2, **FULL}
+    run = swift.trained("answers", deepspeed="zero2", **settings)
+    alone = swift.trained("answers-alone", 1, gradient_accumulation_steps=4, **settings)
+    said = [(each / "checkpoint-2" / "predict.jsonl").read_text() for each in (run, alone)]
+    assert said[0] == said[1]
+
+
+@pytest.mark.extra
+@pytest.mark.parameter("deepspeed")
+def test_proofs_are_made_where_weights_are_whole(swift: Swift) -> None:
+    line = ["--model", str(swift.place / "model"), "--dataset", str(swift.place / "rows.jsonl"), "--tuner_type", "full"]
+    done = swift.runs.run(["prove", "resume", *line, "--deepspeed", "zero2"], 1)
+    assert done.is_good, done.output[-3000:]
+    require_refused(swift.runs.run(["prove", "resume", *line, "--deepspeed", "zero3"], 1), "compares whole weights")

@@ -44,6 +44,7 @@ from swift.proofs.variants import (
     with_options,
 )
 from swift.trainers.outputs import checkpoints
+from swift.trainers.sharded import divides_weights, sharding
 
 TOTAL = 4
 """Rows of a step, or twice the number of processes where these are more."""
@@ -84,6 +85,11 @@ class Proof:
 
 def run(command: Sft, asked: Proving) -> int:
     """Prove what was asked for; 0 when everything holds, else 1."""
+    if divides_weights(command.training):
+        raise UsageError(
+            f"swift prove compares whole weights and gradients, which no process has with --{sharding(command.training)}. "
+            "Use --deepspeed zero2, or leave it out here."
+        )
     command = begin(command, command.general, deterministic=command.training.full_determinism)
     command, info = settle(command, model_info(command.model, access(command.general)))
     reports = []

@@ -109,6 +109,8 @@ class Trainings:
 def carry_out(order: Order, rank: int, count: int, port: int) -> None:
     """One process of a training; its last words go to a file, and its exit code says how it ended."""
     launch.take_place(rank, count, port)
+    if order.command.training.deepspeed or order.command.training.fsdp:
+        launch.stand_alone()
     tracer = Tracer(order.folder, order.wish)
     _told(order.folder / f"log-{rank}", lambda: RUNS[order.command.name](order.command, [tracer]))
 

@@ -19,6 +19,10 @@ PLAIN_INITS = (None, "true", "false", "gaussian")
 """The beginnings of LoRA that look at no weight of the model."""
 WHOLE_OPTIMS = ("galore_", "apollo_", "lomo", "adalomo", "adafactor")
 """How the names of `--optim` begin that look at whole matrices, or step in the backward pass."""
+BITSANDBYTES = (
+    "adamw_8bit", "adamw_bnb_8bit", "paged_", "lion_", "ademamix", "rmsprop_bnb", "adagrad_bnb", "sgd_bnb",
+)  # fmt: skip
+"""How the names of `--optim` begin that bitsandbytes brings, whose kernels know no tensors of FSDP."""
 
 
 @rule(*TRAINING)
@@ -43,7 +47,9 @@ def a_divided_optimizer_is_of_one_kind(case: Case) -> Words | None:
     refused = {
         "--tuner_type adalora": case["tuner_type"] == "adalora",
         "--tuner_backend unsloth": case["tuner_backend"] == "unsloth",
-        f"--optim {case['optim']}": str(case["optim"]).startswith(WHOLE_OPTIMS),
+        f"--optim {case['optim']}": str(case["optim"]).startswith(
+            (*WHOLE_OPTIMS, *(BITSANDBYTES if case["fsdp"] else ()))
+        ),
         "--save_on_each_node true": bool(case["save_on_each_node"]),
     }
     shown = ", ".join(name for name, is_set in refused.items() if is_set)
@@ -67,6 +73,8 @@ def divided_weights_are_whole_nowhere(case: Case) -> Words | None:
         f"--init_weights {case['init_weights']}": case["init_weights"] not in PLAIN_INITS,
         "--target_parameters": bool(case["target_parameters"]),
         "--new_special_tokens": bool(case["deepspeed"] and case["new_special_tokens"]) and case["tuner_type"] != "full",
+        "--predict_with_generate true": bool(case["predict_with_generate"]),
+        "--eval_use_evalscope true": bool(case["eval_use_evalscope"]),
         f"--quant_method {case['quant_method']}": bool(case["quant_method"]),
     }
     shown = ", ".join(name for name, is_set in refused.items() if is_set)

@@ -32,6 +32,12 @@ def sharding(training: TrainingOptions) -> str | None:
     return "deepspeed" if training.deepspeed is not None else "fsdp" if training.fsdp is not None else None
 
 
+def divides_weights(training: TrainingOptions) -> bool:
+    """Whether weights are divided too, and not the optimizer alone."""
+    third = training.deepspeed is not None and zero_stage(deepspeed_config(training.deepspeed)) == 3
+    return third or training.fsdp is not None
+
+
 def sharding_arguments(training: TrainingOptions) -> dict[str, Any]:
     """What `--deepspeed` or `--fsdp` becomes in the training arguments of transformers; {} without them.
 
@@ -67,11 +73,10 @@ def recompute_inside(args: TrainingArguments, training: TrainingOptions) -> None
 
 def check_quantization(training: TrainingOptions, quantization: str | None) -> None:
     """Refuse to divide weights that are stored in few bits. quantization: the method, or None. Raises UsageError."""
-    third = training.deepspeed is not None and zero_stage(deepspeed_config(training.deepspeed)) == 3
-    if quantization is not None and (third or training.fsdp is not None):
+    if quantization is not None and divides_weights(training):
         raise UsageError(
-            f"The weights of this model are quantized by {quantization}, and {'--deepspeed' if third else '--fsdp'} would "
-            "divide them over processes, which is not available. Use --deepspeed zero2, which divides the optimizer alone."
+            f"The weights of this model are quantized by {quantization}, and --{sharding(training)} would divide them over "
+            "processes, which is not available. Use --deepspeed zero2, which divides the optimizer alone."
         )
 
 
