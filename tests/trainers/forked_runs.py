@@ -64,10 +64,9 @@ class Runs:
         return Finished(json.loads(self._process.stdout.readline()), file.read_text())
 
     def close(self) -> None:
-        """End it."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        """End it, which it does when nothing more can be asked."""
+        with self._process:
+            pass
 
 
 def serve() -> None:
