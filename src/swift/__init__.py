@@ -21,7 +21,12 @@ NAMES = {
     "Conversation": "swift.chat.messages:Conversation",
     "Message": "swift.chat.messages:Message",
     "Renderer": "swift.chat.render:Renderer",
-    "TransformersEngine": "swift.engines.transformers:Transformers",
+    "InferEngine": "swift.commands.asking:InferEngine",
+    "TransformersEngine": "swift.commands.asking:TransformersEngine",
+    "InferRequest": "swift.engines.requests:InferRequest",
+    "RequestConfig": "swift.engines.requests:RequestConfig",
+    "AdapterRequest": "swift.engines.requests:AdapterRequest",
+    "InferStats": "swift.engines.responses:InferStats",
     "get_logger": "swift.core.logs:get_logger",
 }
 """Public name -> where it lives."""

@@ -31,6 +31,14 @@ from swift.data.formats import as_row
 from swift.data.library import HubAccess
 from swift.data.tasks import OF_MODELS, Part, Task, scored
 from swift.data.truncate import truncate
+from swift.engines.responses import (
+    ChatCompletionResponse,
+    ChatCompletionResponseChoice,
+    ChatMessage,
+    EmbeddingResponse,
+    EmbeddingResponseData,
+    UsageInfo,
+)
 from swift.engines.scoring import ScoringEngine, answer, class_logprobs
 from swift.hub.models import access
 from swift.models.families import layout_for
@@ -86,10 +94,7 @@ class Reader:
 
 def run(command: Infer) -> Path | None:
     """Read a data set, or what is typed. Returns the file of results; None for what was typed."""
-    info = model_info(command.model, access(command.general))
-    changes, sources = settled_task(command.model, command.template, info)
-    command = command.replace(changes, sources)
-    log_decisions(command.model_copy(update={"sources": sources}))
+    command, info = settled(command)
     if command.infer.metric == "acc" and command.model.problem_type == "regression":
         raise UsageError("--metric acc: values of a regression are never exactly right. Drop it.")
     if command.infer.resume and command.infer.metric:
@@ -99,6 +104,14 @@ def run(command: Infer) -> Path | None:
     rows = rows_of(command)
     with sharing(command.general):
         return read_all(command, open_reader(command, info), info, rows)
+
+
+def settled(command: Infer) -> tuple[Infer, ModelInfo]:
+    """The command with what its model says of the task, and what is known of that model."""
+    info = model_info(command.model, access(command.general))
+    changes, sources = settled_task(command.model, command.template, info)
+    log_decisions(command.model_copy(update={"sources": sources}))
+    return command.replace(changes, sources), info
 
 
 def open_reader(command: Infer, info: ModelInfo) -> Reader:
@@ -114,6 +127,19 @@ def open_reader(command: Infer, info: ModelInfo) -> Reader:
         ScoringEngine(model, head, max_batch_size=command.infer.max_batch_size), Readings(renderer), command.template,
         min(limits, default=None), OF_MODELS[command.model.task_type], command.infer.reranker_use_activation,
     )  # fmt: skip
+
+
+def response(
+    reader: Reader, model: str, sample: Sample, output: Tensor, logprobs: bool
+) -> ChatCompletionResponse | EmbeddingResponse:
+    """What a model says of one text, in the shapes of OpenAI."""
+    usage = UsageInfo(len(sample), 1, len(sample) + 1)
+    said = answer(reader.head, output, activates=reader.activates)
+    if reader.head.task == "embedding":
+        return EmbeddingResponse(model, [EmbeddingResponseData(said)], usage)
+    told = class_logprobs(reader.head, output) if logprobs and reader.head.task == "seq_cls" else None
+    choice = ChatCompletionResponseChoice(0, ChatMessage("assistant", said), "stop", told)
+    return ChatCompletionResponse(model, [choice], usage)
 
 
 # ------------------------------------------------------------------------------------------------------------- a dialogue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +13,8 @@ from swift.chat.messages import Conversation, Message
 from swift.core.errors import RunError, UsageError
 from swift.core.logs import get_logger
 from swift.data.formats import as_row
-from swift.engines.base import Completion, TokenLogprob
+from swift.engines.base import Completion
+from swift.engines.responses import openai_logprobs
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def result_row(question: Question, completion: Completion) -> dict[str, Any]:
     """
     row = as_row(question.conversation)
     reply = Message("assistant", completion.text).as_dict()
-    logprobs = None if completion.logprobs is None else {"content": [_logprob(each) for each in completion.logprobs]}
+    logprobs = None if completion.logprobs is None else openai_logprobs(completion.logprobs)
     results = {"response": completion.text, "labels": question.labels, "logprobs": logprobs}
     results["messages"] = [*row["messages"], reply]
     return {**results, **{name: value for name, value in row.items() if name not in results}}
@@ -111,13 +111,3 @@ class Results:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-
-
-def _logprob(each: TokenLogprob) -> dict[str, Any]:
-    """A token as the OpenAI protocol writes it; log-probabilities of -inf, which JSON cannot hold, are left out."""
-    top = [_token(text, value) for _, text, value in each.top if value > -math.inf]
-    return {**_token(each.token, each.logprob), **({"top_logprobs": top} if each.top else {})}
-
-
-def _token(text: str, logprob: float) -> dict[str, Any]:
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "replace"))}

@@ -25,17 +25,22 @@ class Adapters:
     """
 
     def __init__(self, model: PreTrainedModel | PeftModel, names: Sequence[str]) -> None:
-        self.names = tuple(names)
+        self.names: tuple[str, ...] = ()
         self.mix = True
         self._model: Any = model
         self._active: str | None = ""  # none of them yet, and not the base either
-        if not names:
-            return
+        if names:
+            self.add(model, names)
+
+    def add(self, model: PreTrainedModel | PeftModel, names: Sequence[str]) -> None:
+        """More of them, which the model has by now."""
         known = [] if isinstance(model, PreTrainedModel) else list(model.peft_config)
         missing = [name for name in names if name not in known]
         if missing:
             raise EngineError(f"The model has no adapter {', '.join(missing)}; it has {', '.join(known) or 'none'}.")
-        self.mix = _mixes(model, names)
+        self.names = (*self.names, *names)
+        self._model, self._active = model, ""
+        self.mix = _mixes(model, self.names)
 
     def check(self, name: str | None) -> None:
         """Refuse a name that the model does not have."""

@@ -9,7 +9,7 @@ from typing import Protocol
 from swift.chat.messages import Conversation
 from swift.chat.render import Prompt
 from swift.core.errors import UsageError
-from swift.engines.base import Completion, Delta, Engine, Sampling
+from swift.engines.base import Completion, Delta, Engine, Request, Sampling
 from swift.options.template import TemplateOptions
 
 
@@ -63,8 +63,12 @@ class Chat:
         for words, places in alike.items():
             made = self.engine.generate([prompts[i] for i in places], self._stopping(sampling, words))
             for i, completions in zip(places, made, strict=True):
-                found[i] = [_prefixed(prompts[i], completion) for completion in completions]
+                found[i] = [whole(prompts[i], completion) for completion in completions]
         return found
+
+    def request(self, prompt: Prompt, sampling: Sampling, adapter: str | None = None) -> Request:
+        """What an engine is asked for a reply to this prompt; `whole` makes its completion the whole reply."""
+        return Request(prompt, self._stopping(sampling, stop_words(prompt)), adapter)
 
     def stream(self, prompt: Prompt, sampling: Sampling) -> Iterator[Delta]:
         """The pieces of one reply; the last one carries the whole."""
@@ -79,7 +83,7 @@ class Chat:
             if delta.completion is None:
                 yield delta
             else:
-                yield replace(delta, completion=_prefixed(prompt, delta.completion))
+                yield replace(delta, completion=whole(prompt, delta.completion))
 
     def _stopping(self, sampling: Sampling, words: Sequence[str]) -> Sampling:
         """The request with the template's stop words, and these, behind its own."""
@@ -117,6 +121,7 @@ def response_prefix(prompt: Prompt) -> str:
     return prompt.extra.get("response_prefix") or ""
 
 
-def _prefixed(prompt: Prompt, completion: Completion) -> Completion:
+def whole(prompt: Prompt, completion: Completion) -> Completion:
+    """The reply with what the prompt held of it already."""
     prefix = response_prefix(prompt)
     return replace(completion, text=prefix + completion.text) if prefix else completion

@@ -29,12 +29,16 @@ class Forward:
     """
 
     def __init__(self, model: PreTrainedModel | PeftModel, adapters: Adapters) -> None:
-        self.model: Any = model
-        self.base: Any = model if isinstance(model, PreTrainedModel) else model.get_base_model()
         self.adapters = adapters
+        self.model: Any = model
+        self.base: Any = _base_of(model)
         accepted = inspect.signature(self.base.forward).parameters
         self._last = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self._accepts = frozenset(accepted)
+
+    def rebind(self, model: PreTrainedModel | PeftModel) -> None:
+        """The same model, which has one more adapter."""
+        self.model, self.base = model, _base_of(model)
 
     def release(self) -> None:
         """Let go of the model."""
@@ -72,3 +76,7 @@ class Forward:
             return_dict=True, **self._last, **self.adapters.use(names),
         )  # fmt: skip
         return outputs.logits[:, -1].float()
+
+
+def _base_of(model: PreTrainedModel | PeftModel) -> Any:
+    return model if isinstance(model, PreTrainedModel) else model.get_base_model()

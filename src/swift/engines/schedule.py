@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from queue import SimpleQueue
 
 import torch
 from torch import Tensor
@@ -34,6 +35,10 @@ LOOK_AHEAD = 64
 """Waiting requests among which one is sought that fits beside the first."""
 LINGER = 2.0
 """Seconds for which the thread stays without work."""
+
+
+Errand = tuple[Callable[[], None], SimpleQueue[BaseException | None]]
+"""What is to be done, and who hears that it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,7 @@ class Schedule:
         self._limits = limits
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
+        self._errands: deque[Errand] = deque()
         self._thread: threading.Thread | None = None
         self._closed = False
         # What follows belongs to the thread.
@@ -82,14 +88,25 @@ class Schedule:
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Take requests in, behind those that wait. Raises EngineError once the engine is closed."""
+        self._wake(lambda: self._waiting.extend(jobs))
+
+    def _wake(self, enter: Callable[[], None]) -> None:
         with self._changed:
             if self._closed:
                 raise EngineError("The engine is closed.")
-            self._waiting.extend(jobs)
+            enter()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="swift engine", daemon=True)
                 self._thread.start()
             self._changed.notify()
+
+    def between_steps(self, errand: Callable[[], None]) -> None:
+        """Let the thread do something with the model while nothing runs on it; returns when it is done."""
+        done: SimpleQueue[BaseException | None] = SimpleQueue()
+        self._wake(lambda: self._errands.append((errand, done)))
+        error = done.get()
+        if error is not None:
+            raise error
 
     def close(self) -> None:
         """End what is running, and the thread."""
@@ -115,14 +132,15 @@ class Schedule:
 
     def _has_work(self) -> bool:
         with self._changed:
-            if not (self._waiting or self._running or self._closed):
+            if not (self._waiting or self._running or self._errands or self._closed):
                 self._changed.wait(LINGER)
-            if self._closed or not (self._waiting or self._running):
+            if self._closed or not (self._waiting or self._running or self._errands):
                 self._thread = None
                 return False
             return True
 
     def _turn(self) -> None:
+        self._run_errands()
         if self._runner is None:
             self._runner = self._make_runner()
         runner = self._runner
@@ -143,6 +161,17 @@ class Schedule:
                 if id(row) not in going:
                     runner.leave(row)
         self._tell()
+
+    def _run_errands(self) -> None:
+        while self._errands:
+            errand, done = self._errands.popleft()
+            try:
+                with torch.inference_mode(False):
+                    errand()
+            except Exception as error:  # noqa: BLE001 - it belongs to who sent the errand
+                done.put(error)
+            else:
+                done.put(None)
 
     def _drop_cancelled(self, runner: Runner) -> None:
         for row in list(runner.rows):
@@ -176,6 +205,8 @@ class Schedule:
                 self._waiting.clear()
         for job in failed:
             job.fail(error)
+        while self._closed and self._errands:
+            self._errands.popleft()[1].put(error)
         self._running, self._reading = [], None
         self._owner.clear()
         if self._runner is not None:

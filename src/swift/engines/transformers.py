@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from queue import SimpleQueue
@@ -103,25 +103,31 @@ class Transformers:
             for i, prompt in enumerate(prompts)
         ])  # fmt: skip
 
-    def complete(self, requests: Sequence[Request]) -> list[list[Completion]]:
-        """The completions of each request, in order; completion j of a request draws with its seed + j."""
-        heard: SimpleQueue[Sequence[Delta] | BaseException] = SimpleQueue()
-        found: list[list[Completion | None]] = [[None] * request.sampling.n for request in requests]
-        jobs = [self._job(request, _Collector(heard, found[i]), streamed=False) for i, request in enumerate(requests)]
+    def complete(
+        self, requests: Sequence[Request], done: Callable[[], object] = lambda: None
+    ) -> list[list[Completion]]:
+        """The completions of each request, in order; completion j of a request draws with its seed + j.
+
+        done: called whenever a request has all of its completions.
+        """
+        heard: SimpleQueue[BaseException | None] = SimpleQueue()
+        collectors = [_Collector(heard, request.sampling.n) for request in requests]
+        jobs = [self._job(request, hear, streamed=False) for request, hear in zip(requests, collectors, strict=True)]
         # The longest first: prompts of like length are read together, and the end of the batch is not one long row.
         order = sorted(range(len(jobs)), key=lambda i: -len(jobs[i].rows[0].prompt_ids))
         try:
             self._schedule.submit([jobs[i] for i in order])
-            for _ in range(sum(request.sampling.n for request in requests)):
-                news = heard.get()
-                if isinstance(news, BaseException):
-                    raise news
+            for _ in requests:
+                error = heard.get()
+                if error is not None:
+                    raise error
+                done()
         finally:
             for job in jobs:
                 job.cancelled = True
         for job in jobs:
             self._debug(job)
-        return [[each for each in completions if each is not None] for completions in found]
+        return [[collector.found[index] for index in sorted(collector.found)] for collector in collectors]
 
     def stream(self, prompt: Prompt, sampling: Sampling) -> Iterator[Delta]:
         """The pieces of one completion, a piece per token; characters are never split.
@@ -132,10 +138,9 @@ class Transformers:
             raise EngineError(f"--stream true needs --num_beams 1 (got {sampling.num_beams}): beams end all at once.")
         if sampling.n > 1:
             raise EngineError(f"A stream carries one completion, not n = {sampling.n}.")
-        heard: SimpleQueue[Sequence[Delta] | BaseException] = SimpleQueue()
-        return self._pieces(self._job(Request(prompt, sampling), heard.put, streamed=True), heard)
+        return self.pieces(Request(prompt, sampling))
 
-    def answer(self, request: Request) -> AsyncIterator[Delta]:
+    def answer(self, request: Request) -> AsyncGenerator[Delta, None]:
         """The pieces of all completions as they grow; leaving the iterator frees the place at the next token.
 
         Raises EngineError for a request that cannot be answered.
@@ -151,6 +156,29 @@ class Transformers:
 
         job = self._job(request, hear, streamed=True)
         return self._deltas(job, heard)
+
+    def pieces(self, request: Request) -> Iterator[Delta]:
+        """The same as `answer`, for who waits in a thread. It is asked at once, not when the first piece is."""
+        heard: SimpleQueue[Sequence[Delta] | BaseException] = SimpleQueue()
+        job = self._job(request, heard.put, streamed=True)
+        self._schedule.submit([job])
+        return self._pieces(job, heard)
+
+    def check(self, request: Request) -> None:
+        """Raises EngineError for a request that cannot be answered."""
+        self._job(request, lambda _: None, streamed=False)
+
+    def add_adapter(self, name: str, load: Callable[[Any], Any]) -> None:
+        """One more adapter for requests to name. `load` gives the model with it, and is called between two steps."""
+        if name in self._adapters.names:
+            raise EngineError(f"There is an adapter {name!r} already.")
+
+        def errand() -> None:
+            self.model = load(self.model).eval()
+            self._adapters.add(self.model, [name])
+            self._forward.rebind(self.model)
+
+        self._schedule.between_steps(errand)
 
     def forget(self) -> None:
         """Forget what was computed of earlier prompts: the weights have changed."""
@@ -168,22 +196,22 @@ class Transformers:
     # ------------------------------------------------------------------------------------------------ the three ways
 
     def _pieces(self, job: Job, heard: SimpleQueue[Sequence[Delta] | BaseException]) -> Iterator[Delta]:
+        left = len(job.rows)
         try:
-            self._schedule.submit([job])
-            while True:
+            while left:
                 news = heard.get()
                 if isinstance(news, BaseException):
                     raise news
                 for delta in news:
-                    if delta.completion is not None:
-                        self._debug(job)
-                        yield delta
-                        return
+                    left -= delta.completion is not None
                     yield delta
+            self._debug(job)
         finally:
             job.cancelled = True
 
-    async def _deltas(self, job: Job, heard: asyncio.Queue[Sequence[Delta] | BaseException]) -> AsyncIterator[Delta]:
+    async def _deltas(
+        self, job: Job, heard: asyncio.Queue[Sequence[Delta] | BaseException]
+    ) -> AsyncGenerator[Delta, None]:
         left = len(job.rows)
         try:
             self._schedule.submit([job])
@@ -289,19 +317,20 @@ class Transformers:
 
 
 class _Collector:
-    """Keeps the completions of a request, and passes on that there is one, or an error."""
+    """Keeps the completions of a request, and tells when there are all of them, or an error."""
 
-    def __init__(self, heard: SimpleQueue[Sequence[Delta] | BaseException], found: list[Completion | None]) -> None:
-        self.heard = heard
-        self.found = found
+    def __init__(self, heard: SimpleQueue[BaseException | None], count: int) -> None:
+        self.found: dict[int, Completion] = {}
+        self._heard = heard
+        self._count = count
 
     def __call__(self, news: Sequence[Delta] | BaseException) -> None:
         if isinstance(news, BaseException):
-            self.heard.put(news)
+            self._heard.put(news)
             return
-        for delta in news:
-            self.found[delta.index] = delta.completion
-            self.heard.put([delta])
+        self.found.update((delta.index, delta.completion) for delta in news if delta.completion is not None)
+        if len(self.found) == self._count:
+            self._heard.put(None)
 
 
 def _more(prepared: Prepared) -> Any:

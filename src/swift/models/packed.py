@@ -29,6 +29,13 @@ class PackedLinear(nn.Module):
         """[N, K] a copy of the matrix, for who asks what it is."""
         return self._packed.to_dense()
 
+    def plain(self) -> nn.Linear:
+        """The layer it was made of."""
+        made = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
+        made.weight = nn.Parameter(self.weight, requires_grad=False)
+        made.bias = self.bias
+        return made.eval()
+
     def forward(self, inputs: Tensor) -> Tensor:
         """[..., N] for inputs [..., K]."""
         return torch.ops.mkldnn._linear_pointwise(inputs, self._packed, self.bias, "none", [], "")
@@ -41,6 +48,15 @@ class PackedLinear(nn.Module):
 def can_pack() -> bool:
     """Whether torch was built with the kernels."""
     return torch.backends.mkldnn.is_available()
+
+
+@torch.no_grad()
+def unpack(model: nn.Module) -> None:
+    """The plain matrices again, in place: what is put on a model, such as an adapter, knows no others."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, PackedLinear):
+                setattr(parent, name, child.plain())
 
 
 @torch.no_grad()
@@ -57,6 +73,7 @@ def pack(model: nn.Module) -> int:
     places = [
         (parent, name, child)
         for parent in model.modules()
+        if not isinstance(parent, nn.ModuleDict)  # the small matrices of adapters, whose types peft asks for each time
         for name, child in parent.named_children()
         if type(child) is nn.Linear and child.weight.device.type == "cpu" and child.weight.dtype in types
     ]

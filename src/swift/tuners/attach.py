@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,21 @@ def _as_it_was_trained(model: PreTrainedModel, folder: Path) -> PeftModel:
     with _misfits(folder, config):
         residual.restore(adapted, folder)
     return adapted
+
+
+def load_named_adapters(
+    model: PreTrainedModel | PeftModel, adapters: Mapping[str, Path]
+) -> PreTrainedModel | PeftModel:
+    """The model with adapters that are chosen by name, of which none is active yet; the model itself without any.
+
+    Raises UsageError for tuners that cannot be chosen by name, ModelError as `load_adapters`.
+    """
+    for name, folder in adapters.items():
+        if is_plugged(folder) or is_own(folder) or "." in name:
+            why = "a name has no dots" if "." in name else "only adapters of peft can be chosen by name"
+            raise UsageError(f"--adapters {name}={folder}: {why}.")
+        model = _read_adapter(model, folder, name=name, trainable=False)
+    return model.eval()
 
 
 def saved_config(folder: Path) -> PeftConfig:
