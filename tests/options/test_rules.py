@@ -396,6 +396,9 @@ CONTRADICTIONS = {
         commands.Rlhf, {**GRPO, "use_vllm": True, "deepspeed": "zero3", "ds3_gather_for_generation": False}, {},
         "--ds3_gather_for_generation",
     ),
+    "beams_have_no_structure": (
+        commands.Infer, {**INFER, "num_beams": 2, "structured_outputs_regex": "a+"}, {}, "--structured_outputs_regex cannot",
+    ),
     "beams_do_not_stream": (commands.Infer, {**INFER, "num_beams": 2, "stream": True}, {}, "--num_beams 2"),
     "inference_reads_what_it_is_given": (
         commands.Infer, {"model": "owner/name", "dataset": ["d"]}, {}, "--dataset has no effect with swift infer",

@@ -26,15 +26,25 @@ class Forward:
     """A model with its adapters, asked for the next token.
 
     model: what is called; base: the same without the wrapper of adapters.
+    adds_mask: whether masks of single tokens are given as numbers that are added to scores, [B, 1, 1, T]. torch's
+        attention on a CPU turns flags into such numbers in every layer, which costs as much as the attention itself;
+        not every model takes them.
     """
 
-    def __init__(self, model: PreTrainedModel | PeftModel, adapters: Adapters) -> None:
+    def __init__(self, model: PreTrainedModel | PeftModel, adapters: Adapters, *, adds_mask: bool = False) -> None:
+        self.adds_mask = adds_mask
         self.adapters = adapters
         self.model: Any = model
         self.base: Any = _base_of(model)
         accepted = inspect.signature(self.base.forward).parameters
         self._last = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self._accepts = frozenset(accepted)
+
+    @property
+    def may_add_mask(self) -> bool:
+        """Whether it would be faster to give masks as numbers."""
+        described = self.base.config.get_text_config()
+        return self.device.type == "cpu" and described._attn_implementation == "sdpa"
 
     def rebind(self, model: PreTrainedModel | PeftModel) -> None:
         """The same model, which has one more adapter."""
@@ -71,6 +81,9 @@ class Forward:
         mask: [B, places of the cache and T], True where a token may be looked at.
         names: the adapter of each row.
         """
+        if self.adds_mask and ids_BT.shape[1] == 1:
+            hidden = torch.zeros(mask.shape, dtype=self.base.dtype, device=mask.device)
+            mask = hidden.masked_fill_(~mask, torch.finfo(self.base.dtype).min)[:, None, None]
         outputs = self.model(
             input_ids=ids_BT, position_ids=positions_BT, attention_mask=mask, past_key_values=cache, use_cache=True,
             return_dict=True, **self._last, **self.adapters.use(names),

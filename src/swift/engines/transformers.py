@@ -284,8 +284,10 @@ class Transformers:
     # ----------------------------------------------------------------------------------------- for the thread
 
     def _runner(self) -> Runner:
-        if self._forward.may_be_plain and agrees(self._forward, self._settings.pad_id):
-            return Continuous(self._forward, self._prefixes, self._settings.pad_id)
+        for adds_mask in (True, False) if self._forward.may_add_mask else (False,):
+            self._forward = Forward(self.model, self._adapters, adds_mask=adds_mask)
+            if self._forward.may_be_plain and agrees(self._forward, self._settings.pad_id):
+                return Continuous(self._forward, self._prefixes, self._settings.pad_id)
         if self.max_batch_size != 1:
             get_logger().info(
                 "the memory of %s is not keys and values of single tokens: its batches run to their end, and requests "
