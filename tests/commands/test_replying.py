@@ -166,6 +166,27 @@ def test_a_run_that_is_told_to_stop_breaks_its_replies_off_and_saves(place, tmp_
     assert [folder.name for folder in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
 
 
+@pytest.mark.parameter("eval_metric")
+def test_a_metric_of_a_plugin_is_given_what_it_keeps_of_the_logits(place, tmp_path):
+    plugin = tmp_path / "logits.py"
+    plugin.write_text(
+        "from swift.metrics import EvalMetrics, eval_metrics_map\n"
+        "class Right(EvalMetrics):\n"
+        "    def preprocess_logits_for_metrics(self, logits, labels):\n"
+        "        return logits.argmax(-1)\n"
+        "    def compute_metrics(self, eval_prediction):\n"
+        "        said, known = eval_prediction.predictions[:, :-1], eval_prediction.label_ids[:, 1:]\n"
+        "        return {'right': float((said == known)[known != -100].mean())}\n"
+        "eval_metrics_map['right_tokens'] = Right\n"
+    )
+    last = train(place, tmp_path / "out", "--val_dataset", str(place / "others.jsonl"), "--external_plugins", str(plugin),
+                 "--eval_metric", "right_tokens", "--eval_steps", "2", "--save_steps", "2",
+                 "--metric_for_best_model", "right")  # fmt: skip
+    found = logged(last)
+    assert found["eval_right"] == pytest.approx(found["eval_token_acc"])
+    assert not list(last.parent.rglob("predict.jsonl"))
+
+
 @pytest.mark.parameter("metric_for_best_model")
 def test_a_metric_that_a_plugin_does_not_report_is_named_with_those_it_does(place, tmp_path):
     plugin = tmp_path / "counts.py"

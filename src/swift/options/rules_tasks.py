@@ -73,7 +73,7 @@ def a_metric_measures_its_task(case: Case) -> Words | None:
 def replies_are_measured_where_there_are_any(case: Case) -> Words | None:
     """What a model writes is measured of what it has written."""
     name = case["eval_metric"]
-    if case["task_type"] != "causal_lm" or not case.asks("eval_metric") or case["predict_with_generate"]:
+    if case["task_type"] != "causal_lm" or name != "nlg" or case["predict_with_generate"]:
         return None
     return Words(
         f"--eval_metric {name} needs --predict_with_generate true: without it evaluation has no replies, and reports loss "

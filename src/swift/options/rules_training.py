@@ -361,6 +361,7 @@ def a_shared_row_is_flat(case: Case) -> Words | None:
         f"--loss_type {case['loss_type']}": bool(case["loss_type"]),
         f"--router_aux_loss_coef {case['router_aux_loss_coef']}": bool(case["router_aux_loss_coef"]),
         "--predict_with_generate true": bool(case["predict_with_generate"]),
+        f"--eval_metric {case['eval_metric']}": case.asks("eval_metric"),
         "--eval_use_evalscope true": bool(case["eval_use_evalscope"]),
         f"--tuner_type {case['tuner_type']}": case["tuner_type"] in {"longlora", "reft"},
         "--init_weights lora-ga": case["init_weights"] == "lora-ga",

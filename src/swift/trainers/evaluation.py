@@ -53,6 +53,8 @@ class EvalMetrics(ABC):
 
         seq_cls: logits [N, C]; classes [N], or [N, C]. Rerankers: scores [N]; 1 for a document that matches, else 0,
         [N]. embedding: vectors [N, E], the anchor of each row in front of its documents; similarities of the documents.
+        causal_lm: what is kept of the logits [N, T, V], those of a token predicting the label of the next one, and labels
+        [N, T], -100 where nothing is learnt. With --predict_with_generate: texts [N], and those that were expected.
         """
 
     def preprocess_logits_for_metrics(self, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002 (for subclasses)

@@ -25,7 +25,9 @@ from swift.trainers.base import Companions, Feed, SwiftTrainer
 from swift.trainers.best import check_best_metric
 from swift.trainers.channels import COLUMN, Channels, by_channel
 from swift.trainers.custom_loss import CustomLoss
+from swift.trainers.evaluation import plugin_of
 from swift.trainers.neftune import noise_on_embeddings
+from swift.trainers.predictions import kept
 from swift.trainers.replies import Replies
 from swift.trainers.scoring import choose_way
 
@@ -39,6 +41,8 @@ class SupervisedTrainer(SwiftTrainer):
     def __init__(self, model: nn.Module, args: Arguments, feed: Feed, companions: Companions,
                  options: TrainingOptions, callbacks: list[TrainerCallback]) -> None:  # fmt: skip
         self.replies = next((each for each in callbacks if isinstance(each, Replies)), None)
+        metric = plugin_of(options.eval_metric) if feed.val is not None and self.replies is None else None
+        self.plugin = None if metric is None else metric(args, self)
         self.accuracy_name = f"{options.acc_strategy}_acc"
         self.accuracy = ACCURACIES[options.acc_strategy]
         self.objective = Objective(args.label_smoothing_factor, options.enable_dft_loss)
@@ -51,14 +55,16 @@ class SupervisedTrainer(SwiftTrainer):
             self.custom = CustomLoss(options.loss_type, args, self, dft=options.enable_dft_loss)
         self.noise = options.neftune_noise_alpha
         self.neftune_noise_alpha = None  # transformers takes the length of a padded or packed row for a sequence's
-        # a loss of one's own sees every logit
-        few = False if self.custom else options.use_logits_to_keep
+        # a loss or a metric of one's own sees every logit
+        few = False if self.custom or self.plugin else options.use_logits_to_keep
         divided = self.is_fsdp_enabled or not is_here(model)
         way = choose_way(model, few, router=self.aux_coef > 0, divided=divided)
         self.way = replace(way, mesh=self.mesh)
 
     def _reported(self) -> tuple[str, ...] | None:
         """The metrics of evaluation that are known beforehand; None when only a plugin knows."""
+        if self.plugin is not None:
+            return None
         measured = ("loss", self.accuracy_name) if self.replies is None else self.replies.names
         scores = self.benchmarks.names if self.benchmarks else ()
         return scores if not self.validates else None if measured is None else (*measured, *scores)
@@ -142,21 +148,27 @@ class SupervisedTrainer(SwiftTrainer):
 
     @override
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool,
-                        ignore_keys: list[str] | None = None) -> tuple[None, Tensor, Tensor]:  # fmt: skip
+                        ignore_keys: list[str] | None = None) -> Any:  # fmt: skip
         """Sums per sequence of the batch in place of logits: loss, tokens, correct, and the two marks of its channel
-        where these are told apart, [S, 3 or 5]; [S, 1] stands where labels are expected."""
+        where these are told apart, [S, 3 or 5]; [S, 1] stands where labels are expected. For a plugin's metric, there is
+        beside the sums what it keeps of the logits, [S, T, ...], and labels are labels, [S, T]."""
         with torch.no_grad(), self.compute_loss_context_manager():
             inputs = self._prepare_inputs(inputs)
-            _, scores, _ = self.losses(model, inputs, None)
+            _, scores, outputs = self.losses(model, inputs, None)
             scores = self.whole(scores)
         sums = torch.stack([scores.loss, scores.tokens, scores.correct], dim=1)
         if self.channels:
             sums = torch.cat([sums, self.channels.marks(inputs[COLUMN], sums)], dim=1)
+        if self.plugin is not None:
+            values, labels = kept(self.plugin, outputs.logits, inputs)
+            return None, (sums, values), labels
         return None, sums, sums[:, 1:2]
 
     def metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Loss per learnt token and accuracy over the whole validation set, whatever the size of its batches."""
-        sums = torch.as_tensor(prediction.predictions, dtype=torch.float64)
+        """Loss per learnt token and accuracy over the whole validation set, whatever the size of its batches, and what a
+        plugin's metric reports."""
+        given: Any = prediction.predictions
+        sums = torch.as_tensor(given if self.plugin is None else given[0], dtype=torch.float64)
         loss_S, tokens_S, correct_S = sums[:, :3].unbind(1)
         right, total = self.accuracy(tokens_S, correct_S)
         found = {
@@ -167,4 +179,6 @@ class SupervisedTrainer(SwiftTrainer):
             names = self.channels.of_marks(sums[:, 3:])
             for key, numerator, denominator in by_channel(names, loss_S, tokens_S):
                 found[key] = float(numerator / denominator.clamp(min=1))
+        if self.plugin is not None:
+            found |= self.plugin.compute_metrics(EvalPrediction(given[1], prediction.label_ids))
         return found
