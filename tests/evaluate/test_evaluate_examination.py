@@ -8,6 +8,8 @@ import pytest
 
 from swift.core.errors import MissingPackage
 from swift.evaluate.examination import LOG, Examination, Task, check_benchmarks
+from swift.options.parse import parse
+from swift.proofs.variants import prepared_for_proof
 
 absent = pytest.mark.skipif(find_spec("evalscope") is not None, reason="EvalScope is here")
 
@@ -37,3 +39,19 @@ def test_an_examination_that_is_left_early_leaves_no_process_behind(tmp_path):
         process = examination.process
         assert process.poll() is None
     assert process.returncode is not None
+
+
+def test_a_proof_asks_no_benchmarks():
+    words = [
+        "--model",
+        "owner/name",
+        "--dataset",
+        "owner/rows",
+        "--eval_use_evalscope",
+        "true",
+        "--eval_dataset",
+        "gsm8k",
+    ]
+    command = prepared_for_proof(parse("sft", words), 2)
+    assert not command.evaluation.eval_use_evalscope
+    assert command.training.eval_strategy == "no"

@@ -70,6 +70,7 @@ def prepared_for_proof(command: Sft, steps: int) -> Sft:
             "split_dataset_ratio": 0.0, "val_dataset": [], "cached_val_dataset": [], "report_to": ["none"],
             "add_version": False, "create_checkpoint_symlink": False, "resume_from_checkpoint": None,
             "push_to_hub": False, "max_epochs": None, "early_stop_interval": None, "predict_with_generate": False,
+            "eval_use_evalscope": False, "eval_dataset": [],
             "dataset": [few(name) for name in data.dataset],
             "cached_dataset": [few(name) for name in data.cached_dataset],
             "use_flash_ckpt": False, "logging_dir": None, "dataloader_num_workers": 0,
