@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import runs
@@ -45,9 +46,15 @@ def examined(folder, *papers: Paper, **settings) -> runs.Run:
     model, tokenizer = tiny.model(), tiny.tokenizer()
     tokenizer.chat_template = tiny.CHATML
     renderer = Renderer(tokenizer, TemplateOptions())
-    engine = Transformers(model, tokenizer, max_batch_size=2, context_length=CONTEXT)
+
+    @contextmanager
+    def answering() -> Iterator[Chat]:
+        engine = Transformers(model, tokenizer, max_batch_size=2, context_length=CONTEXT)
+        yield Chat(renderer, engine)
+        engine.close()
+
     benchmarks = Benchmarks(
-        ["one"], lambda _step: nullcontext(next(coming)), Chat(renderer, engine), form=None, context_length=CONTEXT
+        ["one"], lambda _step: nullcontext(next(coming)), answering, form=None, context_length=CONTEXT
     )
     run = runs.prepare(folder, model=model, callbacks=[benchmarks], max_steps=1, eval_strategy="steps", eval_steps=1,
                        save_steps=1, metric_for_best_model="test_one", greater_is_better=True, **settings)  # fmt: skip

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+from swift.commands.answering import answering
 from swift.commands.preparation import Prepared
 from swift.core import environment
 from swift.core.logs import get_logger
-from swift.engines.chat import Chat
-from swift.engines.transformers import Transformers
+from swift.engines.settings import context_length_of
 from swift.evaluate.examination import Examination, Task, check_benchmarks
 from swift.options.commands import Sft
 from swift.trainers import processes
@@ -27,13 +28,6 @@ def benchmarks_of(prepared: Prepared, model: Any) -> Benchmarks | None:
         return None
     task = task_of(command, prepared.info.name)
     processes.decided(lambda: check_benchmarks(task.benchmarks))
-    engine = Transformers(
-        model,
-        prepared.tokenizer,
-        max_batch_size=command.training.per_device_eval_batch_size,
-        stop_token_ids=prepared.renderer.stop_token_ids,
-        context_length=prepared.info.max_length,
-    )
 
     def begin(step: int) -> Examination:
         folder = prepared.folder / FOLDER / f"step-{step}"
@@ -43,9 +37,9 @@ def benchmarks_of(prepared: Prepared, model: Any) -> Benchmarks | None:
     return Benchmarks(
         task.benchmarks,
         begin,
-        Chat(prepared.renderer, engine),
+        partial(answering, prepared, model),
         form=prepared.renderer.tool_format,
-        context_length=engine.context_length,
+        context_length=prepared.info.max_length or context_length_of(model),
     )
 
 

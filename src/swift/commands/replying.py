@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from swift.commands.answering import answering
 from swift.commands.infer import prompt_of, question_of, sampling_of, worded
 from swift.commands.preparation import Prepared
 from swift.commands.results import result_row
@@ -14,7 +15,6 @@ from swift.core.logs import get_logger
 from swift.data.conversations import load_conversations
 from swift.data.library import HubAccess
 from swift.engines.chat import Chat
-from swift.engines.transformers import Transformers
 from swift.options.data import DataOptions
 from swift.trainers import processes
 from swift.trainers.replies import NLG, Asked, Replies
@@ -31,19 +31,10 @@ def replies_of(prepared: Prepared, model: Any) -> Replies | None:
     command = prepared.command
     if not command.training.predict_with_generate or prepared.data.val is None:
         return None
-    chat = Chat(
-        prepared.renderer,
-        Transformers(
-            model,
-            prepared.tokenizer,
-            max_batch_size=command.training.per_device_eval_batch_size,
-            stop_token_ids=prepared.renderer.stop_token_ids,
-            context_length=prepared.info.max_length,
-        ),
-    )
-    asked = processes.made_once(lambda: _rows(prepared, chat), command.general.ddp_timeout)
+    with answering(prepared, model) as chat:
+        asked = processes.made_once(lambda: _rows(prepared, chat), command.general.ddp_timeout)
     return Replies(
-        chat,
+        partial(answering, prepared, model),
         asked,
         sampling_of(command.generation, command.general.seed),
         command.training.eval_metric or NLG,

@@ -86,14 +86,16 @@ class Benchmarks(TrainerCallback):
     """Lets the model that is being trained answer benchmarks at each evaluation.
 
     names: of the benchmarks. begin: opens an examination of the model as it is after a step, on the first process.
-    form: how the model calls tools. context_length: the most tokens of a question and its answer.
+    answering: opens a chat over the model as it is then. form: how the model calls tools. context_length: the most
+        tokens of a question and its answer.
     """
 
-    def __init__(self, names: Sequence[str], begin: Callable[[int], AbstractContextManager[Examination]], chat: Chat, *,
-                 form: ToolFormat | None, context_length: int) -> None:  # fmt: skip
+    def __init__(self, names: Sequence[str], begin: Callable[[int], AbstractContextManager[Examination]],
+                 answering: Callable[[], AbstractContextManager[Chat]], *, form: ToolFormat | None,
+                 context_length: int) -> None:  # fmt: skip
         self.names = tuple(PREFIX + name for name in names)
         self.begin = begin
-        self.chat = chat
+        self.answering = answering
         self.form = form
         self.context_length = context_length
 
@@ -103,15 +105,14 @@ class Benchmarks(TrainerCallback):
         Raises StoppedInEvaluation on all processes when one of them is told to stop.
         """
         trainer.model.eval()  # every step of training sets it back
-        self.chat.engine.forget()
         step, begun = trainer.state.global_step, time.monotonic()
         beginning = self.begin(step) if processes.rank() == 0 else nullcontext()
-        with beginning as examination, trainer.accelerator.autocast():
+        with self.answering() as chat, beginning as examination:
             while (
                 asked := processes.told(None if examination is None else examination.questions(PATIENCE))
             ) is not None:
                 trainer.callback_handler.on_prediction_step(trainer.args, trainer.state, trainer.control)
-                answered = self._answered(asked)
+                answered = self._answered(chat, asked)
                 if examination is not None:
                     examination.answer(answered)
             marks = processes.told(Marks() if examination is None else examination.marks)
@@ -123,17 +124,17 @@ class Benchmarks(TrainerCallback):
         )
         return marks.scores
 
-    def _answered(self, questions: Sequence[Question]) -> dict[int, Answer]:
+    def _answered(self, chat: Chat, questions: Sequence[Question]) -> dict[int, Answer]:
         """The answers of all processes, by number of question; each answers as many as any other."""
         mine = questions[processes.rank() :: processes.count()]
-        return {number: answer for part in processes.gathered(self._own(mine)) for number, answer in part.items()}
+        return {number: answer for part in processes.gathered(self._own(chat, mine)) for number, answer in part.items()}
 
-    def _own(self, questions: Sequence[Question]) -> dict[int, Answer]:
+    def _own(self, chat: Chat, questions: Sequence[Question]) -> dict[int, Answer]:
         found: dict[int, Answer] = {}
         ready: dict[Sampling, list[tuple[Question, Prompt]]] = {}
         for question in questions:
             try:
-                prompt = self.chat.prompt(question.conversation)
+                prompt = chat.prompt(question.conversation)
             except DataError as error:
                 found[question.number] = Answer(problem=str(error))
                 continue
@@ -142,7 +143,7 @@ class Benchmarks(TrainerCallback):
             else:
                 found[question.number] = Answer(finish_reason="too_long", prompt_tokens=len(prompt.input_ids))
         for sampling, some in ready.items():
-            replies = self.chat.complete([prompt for _, prompt in some], sampling)
+            replies = chat.complete([prompt for _, prompt in some], sampling)
             for (question, prompt), (reply,) in zip(some, replies, strict=True):
                 found[question.number] = self._answer(question.conversation, prompt, reply)
         return found

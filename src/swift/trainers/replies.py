@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ NLG = "nlg"
 NLG_NAMES = ("rouge-1", "rouge-2", "rouge-l", "bleu-4")
 """What `--eval_metric nlg` reports."""
 FILE = "predict.jsonl"
+Answering = Callable[[], AbstractContextManager[Chat]]
+"""Opens a chat over a model, for as long as its weights stay as they are."""
 BATCHES_PER_STEP = 4
 """Batches handed to the engine at once: enough to sort prompts by length, few enough to see progress, and to stop."""
 SECONDS_BETWEEN_REPORTS = 10.0
@@ -50,12 +53,12 @@ class Replies(TrainerCallback):
 
     The file belongs to the last evaluation; a checkpoint of the same step takes it along.
 
-    chat: over the model itself, adapters and all. metric: nlg, or the name of a plugin's.
+    answering: opens a chat over the model as it is then. metric: nlg, or the name of a plugin's.
     """
 
-    def __init__(self, chat: Chat, asked: Sequence[Asked], sampling: Sampling, metric: str, *, batch_size: int,
+    def __init__(self, answering: Answering, asked: Sequence[Asked], sampling: Sampling, metric: str, *, batch_size: int,
                  folder: Path) -> None:  # fmt: skip
-        self.chat = chat
+        self.answering = answering
         self.asked = asked
         self.sampling = sampling
         self.batch_size = batch_size
@@ -71,8 +74,9 @@ class Replies(TrainerCallback):
 
     def evaluate(self, trainer: Any) -> dict[str, float]:
         """Let the model of `trainer` answer all rows, each process its part, and measure all replies together."""
-        self.chat.engine.forget()
-        replies = [reply for part in processes.gathered(self._own_replies(trainer)) for reply in part]
+        with self.answering() as chat:
+            own = self._own_replies(trainer, chat)
+        replies = [reply for part in processes.gathered(own) for reply in part]
         rows = [asked.result(reply) for asked, reply in zip(self.asked, replies, strict=True)]
         if trainer.is_world_process_zero():
             lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
@@ -84,7 +88,7 @@ class Replies(TrainerCallback):
         expected = numpy.array([asked.labels for asked in self.asked], dtype=object)
         return self.plugin(trainer.args, trainer).compute_metrics(EvalPrediction(said, expected))
 
-    def _own_replies(self, trainer: Any) -> list[Completion]:
+    def _own_replies(self, trainer: Any, chat: Chat) -> list[Completion]:
         """The replies to this process's part of the rows, in order.
 
         All processes go as many rounds, so that one that is told to stop can tell the others (StoppedInEvaluation).
@@ -99,7 +103,7 @@ class Replies(TrainerCallback):
             if not some:
                 continue
             seed = None if self.sampling.seed is None else self.sampling.seed + some[0].place
-            answered = self.chat.complete([each.prompt for each in some], replace(self.sampling, seed=seed))
+            answered = chat.complete([each.prompt for each in some], replace(self.sampling, seed=seed))
             found += [replies[0] for replies in answered]
             if time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
                 reported = time.monotonic()

@@ -141,8 +141,7 @@ class SupervisedTrainer(SwiftTrainer):
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
         self.model.eval()  # type: ignore[union-attr]  # there is a model; every step of training sets it back
-        with self.accelerator.autocast():
-            found = self.replies.evaluate(self)
+        found = self.replies.evaluate(self)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         return EvalLoopOutput(numpy.empty(0), None, metrics, len(self.replies.asked))
 
