@@ -195,6 +195,8 @@ def _sampling(settings: Mapping[str, Any], seed: int) -> Sampling:
     return Sampling(
         max_new_tokens=settings.get("max_tokens"), temperature=0.0 if is_greedy else settings.get("temperature", drawn),
         top_k=settings.get("top_k"), top_p=settings.get("top_p"),
-        repetition_penalty=settings.get("repetition_penalty"), num_beams=settings.get("num_beams", 1),
+        repetition_penalty=settings.get("repetition_penalty"),
+        presence_penalty=settings.get("presence_penalty", 0.0), frequency_penalty=settings.get("frequency_penalty", 0.0),
+        num_beams=settings.get("num_beams", 1),
         stop=tuple(settings.get("stop_seqs", ())), seed=settings.get("seed", seed),
     )  # fmt: skip

@@ -30,13 +30,15 @@ PLAIN = (
     "top_p",
     "top_k",
     "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
     "num_beams",
     "seed",
     "stop_seqs",
     "do_sample",
 )
 """What of EvalScope's settings of a generation is passed on."""
-IMPOSSIBLE = ("logit_bias", "logprobs", "top_logprobs", "response_schema", "frequency_penalty", "presence_penalty")
+IMPOSSIBLE = ("logit_bias", "logprobs", "top_logprobs", "response_schema")
 """Settings without which the answer would be another one, and which are not passed on."""
 
 

@@ -8,7 +8,8 @@ from swift.options.conditions import command, equals, given
 from swift.options.declare import Json, Options, option
 
 EVALSCOPE = given("eval_use_evalscope")
-GENERATION = ("max_tokens", "max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "num_beams",
+GENERATION = ("max_tokens", "max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "presence_penalty",
+              "frequency_penalty", "num_beams",
               "do_sample", "seed", "stop_seqs")  # fmt: skip
 """What `--eval_generation_config` can hold while training."""
 
