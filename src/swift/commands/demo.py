@@ -143,8 +143,8 @@ def create(folder: Path) -> int:
 def new_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer learnt from the texts, with the marks and the chat template of ChatML."""
     raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    raw.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]  # it can be set, which the stub does not say
+    raw.decoder = decoders.ByteLevel()  # type: ignore[assignment]  # it can be set, which the stub does not say
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
         special_tokens=[PAD, BEGIN, END],

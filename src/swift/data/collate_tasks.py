@@ -50,7 +50,7 @@ class TaskBatch:
         if isinstance(item, Sample):
             return [[item]]
         if self.aim.is_grouped:
-            return item if isinstance(item[0], list) else [item]  # type: ignore[list-item,return-value]
+            return item if isinstance(item[0], list) else [item]  # type: ignore[list-item,return-value]  # items are alike
         return [[sample] for sample in item]  # type: ignore[list-item]  # a pack of samples
 
 

@@ -86,7 +86,7 @@ def parse_source(argument: str, flag: str = "--dataset") -> Source:
         rest, _, subsets = rest.partition(":")
     if not rest:
         raise DataError(f"{flag} {argument!r} names no file, folder or data set.")
-    return Source(argument, rest, flag, hub, tuple(filter(None, subsets.split("/"))), count)  # type: ignore[arg-type]
+    return Source(argument, rest, flag, hub, tuple(filter(None, subsets.split("/"))), count)  # type: ignore[arg-type]  # the pattern gives these hubs only
 
 
 def source_files(

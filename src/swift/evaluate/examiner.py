@@ -54,7 +54,7 @@ class Desk:
 
     def task(self) -> dict[str, Any]:
         """The first line."""
-        return json.loads(self._given.readline())  # type: ignore[no-any-return]
+        return json.loads(self._given.readline())
 
     def listen(self) -> None:
         """Hear answers from now on; when nobody is there any more to give them, end this process."""
@@ -133,7 +133,7 @@ def asking(desk: Desk, name: str) -> Any:
     """The model as EvalScope sees it: whatever it is asked goes to the desk."""
     base = need("evalscope.api.model", WHY).ModelAPI
 
-    class Asking(base):  # type: ignore[misc,valid-type]
+    class Asking(base):  # type: ignore[misc,valid-type]  # a class that is imported when it is needed
         """A model behind a desk."""
 
         def generate(self, input: Any, tools: Any, tool_choice: Any, config: Any) -> Any:

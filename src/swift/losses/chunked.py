@@ -15,11 +15,11 @@ outlives them: peak memory does not grow with N x V. There are two ways to the g
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx
 from torch.utils.checkpoint import checkpoint
 
 from swift.losses.logps import token_logps
@@ -73,11 +73,11 @@ class _Learning(Function):
     """Keeps nothing of the vocabulary's size but the gradient of what is learnt of the output layer."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, projection: Projection, targets_N: Tensor, weights_N: Tensor | None,
+    def forward(ctx: Any, projection: Projection, targets_N: Tensor, weights_N: Tensor | None,
                 objective: Objective, hidden_ND: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]  # fmt: skip
         losses_N = hidden_ND.new_empty(len(targets_N), dtype=torch.float32)
         correct_N = torch.empty_like(losses_N)
-        gradients = _Gradients(hidden_ND, list(parameters)) if any(ctx.needs_input_grad) else None  # type: ignore[attr-defined]
+        gradients = _Gradients(hidden_ND, list(parameters)) if any(ctx.needs_input_grad) else None
         size = _rows(hidden_ND, projection)
         for start in range(0, len(targets_N), size):
             rows = slice(start, start + size)
@@ -91,15 +91,15 @@ class _Learning(Function):
             )
             if gradients:
                 gradients.add(rows, hidden_CD, logits_CV, slopes_CV)
-        ctx.mark_non_differentiable(losses_N, correct_N)  # type: ignore[attr-defined]
-        ctx.gradients = gradients.finish() if gradients else None  # type: ignore[attr-defined]
-        ctx.count = len(parameters)  # type: ignore[attr-defined]
+        ctx.mark_non_differentiable(losses_N, correct_N)
+        ctx.gradients = gradients.finish() if gradients else None
+        ctx.count = len(parameters)
         return losses_N.sum(), losses_N, correct_N
 
     @staticmethod
-    def backward(ctx: FunctionCtx, scale: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, scale: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # torch says *args
         """The gradients that are there already, times the slope of what became of the sum."""
-        gradients: list[Tensor | None] | None = ctx.gradients  # type: ignore[attr-defined]
+        gradients: list[Tensor | None] | None = ctx.gradients
         ctx.gradients = None  # type: ignore[attr-defined]  # in place, and the memory is needed
         assert gradients is not None, "the backward pass of a sum of losses is run once"
         scaled = [None if gradient is None else gradient.mul_(scale) for gradient in gradients]

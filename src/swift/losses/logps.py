@@ -5,10 +5,11 @@ Axes: N predictions, V vocabulary.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx
 
 CHUNK_BYTES = 64 * 2**20
 """Size of the float32 work space: how many rows of logits are converted at a time."""
@@ -20,23 +21,23 @@ def token_logps(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
     Computed as `logits[target] - logsumexp(logits)`. Neither the forward nor the backward pass holds a float32 copy
     of all logits: both convert a few rows at a time, and the gradient comes in the type of the logits.
     """
-    return _TokenLogps.apply(logits_NV, targets_N)  # type: ignore[no-any-return]
+    return _TokenLogps.apply(logits_NV, targets_N)
 
 
 class _TokenLogps(Function):
     """Keeps the logits and one normaliser per row, and recomputes the softmax row by row for the gradient."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, logits_NV: Tensor, targets_N: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, logits_NV: Tensor, targets_N: Tensor) -> Tensor:  # type: ignore[override]  # torch says *args
         normalisers = [rows.float().logsumexp(-1) for rows in logits_NV.split(_rows(logits_NV))]
         normaliser_N = torch.cat(normalisers) if normalisers else logits_NV.new_zeros(0, dtype=torch.float32)
         ctx.save_for_backward(logits_NV, targets_N, normaliser_N)
         return logits_NV.gather(-1, targets_N[:, None]).squeeze(-1).float() - normaliser_N
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad_N: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # torch says *args
         """`d logp / d logits = onehot(target) - softmax(logits)`."""
-        logits_NV, targets_N, normaliser_N = ctx.saved_tensors  # type: ignore[attr-defined]
+        logits_NV, targets_N, normaliser_N = ctx.saved_tensors
         grad_NV = torch.empty_like(logits_NV)
         size = _rows(logits_NV)
         pieces = (tensor.split(size) for tensor in (logits_NV, targets_N, normaliser_N, grad_N, grad_NV))

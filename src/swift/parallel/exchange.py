@@ -15,12 +15,12 @@ class _AllToAll(Function):
     """Divide one axis among the processes of a group, and gather another one from them."""
 
     @staticmethod
-    def forward(ctx: Any, given: Tensor, divided: int, gathered: int, group: ProcessGroup) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, given: Tensor, divided: int, gathered: int, group: ProcessGroup) -> Tensor:  # type: ignore[override]  # torch says *args
         ctx.axes, ctx.group = (divided, gathered), group
         return _exchanged(given, divided, gathered, group)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]  # torch says *args
         divided, gathered = ctx.axes
         return _exchanged(gradient, gathered, divided, ctx.group), None, None, None
 
@@ -37,12 +37,12 @@ def heads_for_tokens(states_BHTD: Tensor, group: ProcessGroup) -> Tensor:
 
     [B, H, T, D] -> [B, H / U, T U, D], tokens in the order of the ranks (Ulysses, arXiv 2309.14509, section 3.1).
     """
-    return _AllToAll.apply(states_BHTD, 1, 2, group)  # type: ignore[no-any-return]
+    return _AllToAll.apply(states_BHTD, 1, 2, group)
 
 
 def tokens_for_heads(states_BTHD: Tensor, group: ProcessGroup) -> Tensor:
     """The way back of what attention returns: [B, T U, H / U, D] -> [B, T, H, D]."""
-    return _AllToAll.apply(states_BTHD, 1, 2, group)  # type: ignore[no-any-return]
+    return _AllToAll.apply(states_BTHD, 1, 2, group)
 
 
 def passed_on(tensors: list[Tensor], group: ProcessGroup) -> list[Tensor]:

@@ -50,7 +50,7 @@ class _Ring(Function):
     """Attention of the queries of this process to the keys of all processes of its ring."""
 
     @staticmethod
-    def forward(ctx: Any, query_KGQD: Tensor, key_KSD: Tensor, value_KSD: Tensor, mesh: Mesh, sight: Sight,  # type: ignore[override]
+    def forward(ctx: Any, query_KGQD: Tensor, key_KSD: Tensor, value_KSD: Tensor, mesh: Mesh, sight: Sight,  # type: ignore[override]  # torch says *args
                 scaling: float) -> Tensor:  # fmt: skip
         length = key_KSD.shape[1] * mesh.shape.ring
         places_Q = mesh.part(mesh.place_in_ring, length).to(query_KGQD.device)
@@ -70,7 +70,7 @@ class _Ring(Function):
         return output_KGQD.to(query_KGQD.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient_KGQD: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient_KGQD: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # torch says *args
         query_KGQD, key_KSD, value_KSD, output_KGQD, total_KGQ = ctx.saved_tensors
         mesh, sight, scaling = ctx.setting
         length = key_KSD.shape[1] * mesh.shape.ring
@@ -107,7 +107,7 @@ def ring_attention(query_BHTD: Tensor, key_BHTD: Tensor, value_BHTD: Tensor, mes
     key_KSD, value_KSD = key_BHTD[0], value_BHTD[0]
     query_KGQD = query_BHTD[0].unflatten(0, (len(key_KSD), -1))
     output_KGQD = _Ring.apply(query_KGQD, key_KSD, value_KSD, mesh, sight, scaling)
-    return output_KGQD.flatten(0, 1).transpose(0, 1)[None]  # type: ignore[no-any-return,union-attr]
+    return output_KGQD.flatten(0, 1).transpose(0, 1)[None]  # type: ignore[no-any-return,union-attr]  # apply gives what forward gives
 
 
 def _round(mesh: Mesh, tensors: list[Tensor], length: int) -> Iterator[tuple[list[Tensor], Tensor]]:

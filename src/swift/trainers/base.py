@@ -185,9 +185,9 @@ class SwiftTrainer(Trainer):
         recompute = args.activation_checkpointing_kwargs
         if args.activation_checkpointing and isinstance(recompute, dict) and recompute.get("use_reentrant"):
             # Reentrant recomputation yields gradients only where an input requires them; embeddings may be frozen.
-            model.enable_input_require_grads()  # type: ignore[operator]
+            model.enable_input_require_grads()  # type: ignore[operator]  # models of transformers have it
         if model.can_generate():  # type: ignore[operator]  # an adapter passes it on
-            make_savable(model.generation_config)  # type: ignore[arg-type]
+            make_savable(model.generation_config)  # type: ignore[arg-type]  # models of transformers have it
         early = ["early_stop"] if args.early_stop_interval is not None and "early_stop" not in args.callbacks else []
         # in front, so that what they add to a log is in every log, and what they end is ended for all
         self.callback_handler.callbacks[:0] = [CALLBACKS[name](args, self) for name in [*early, *args.callbacks]]
@@ -410,7 +410,7 @@ class SwiftTrainer(Trainer):
             nothing = torch.zeros(2, dtype=torch.float64, device=self.args.device)
             sums = self.accelerator.reduce(torch.stack([self._sums.get(name, nothing) for name in names]), "sum")
             self._sums.clear()
-            logs |= {name: right / max(total, 1) for name, (right, total) in zip(names, sums.tolist(), strict=True)}  # type: ignore[union-attr]
+            logs |= {name: right / max(total, 1) for name, (right, total) in zip(names, sums.tolist(), strict=True)}  # type: ignore[union-attr]  # a tensor of one axis
         super().log(logs, start_time)
 
     @override
@@ -448,7 +448,7 @@ class SwiftTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Weights that can be used without what they were divided by in training; all processes take part."""
         if self._is_sharded:
-            self._save(output_dir, state_dict=gathered_weights(self.model, self.model_wrapped))  # type: ignore[arg-type]
+            self._save(output_dir, state_dict=gathered_weights(self.model, self.model_wrapped))  # type: ignore[arg-type]  # a trainer has a model
         else:
             super().save_model(output_dir, _internal_call)
 
@@ -457,12 +457,12 @@ class SwiftTrainer(Trainer):
         """Read the weights of a checkpoint; those of some adapters are kept in another form than they are trained in."""
         if self._from and self._from.is_loaded:
             return
-        if not resume(self.model, Path(resume_from_checkpoint)):  # type: ignore[arg-type]
+        if not resume(self.model, Path(resume_from_checkpoint)):  # type: ignore[arg-type]  # a trainer has a model
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     @override
     def _load_best_model(self) -> None:
-        if not resume(self.model, Path(self.state.best_model_checkpoint or "")):  # type: ignore[arg-type]
+        if not resume(self.model, Path(self.state.best_model_checkpoint or "")):  # type: ignore[arg-type]  # a trainer has a model
             super()._load_best_model()
 
     @override
@@ -480,7 +480,7 @@ class SwiftTrainer(Trainer):
             self.state.best_model_checkpoint = str(place.final)
         with written(place):
             self._write_progress(place.partial)
-        if self.saver.background and not is_read_while_written(self.model):  # type: ignore[arg-type]
+        if self.saver.background and not is_read_while_written(self.model):  # type: ignore[arg-type]  # a trainer has a model
             self._save_in_background(place)
             return
         with written(place):
@@ -551,7 +551,7 @@ class SwiftTrainer(Trainer):
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir or ".")
-        is_written = write(self.model, folder, state_dict)  # type: ignore[arg-type]
+        is_written = write(self.model, folder, state_dict)  # type: ignore[arg-type]  # a trainer has a model
         if is_written:
             torch.save(self.args, folder / TRAINING_ARGS_NAME)
         else:
@@ -560,9 +560,9 @@ class SwiftTrainer(Trainer):
             save_on_this_node(self.model, folder)
         complete(self.model, folder)  # type: ignore[arg-type]  # an adapter around a model is no PreTrainedModel
         self.companions.write(folder)
-        writes = self.model.can_generate()  # type: ignore[union-attr,operator]
+        writes = self.model.can_generate()  # type: ignore[union-attr,operator]  # models of transformers have it
         if writes and not (folder / "generation_config.json").exists():  # an adapter is saved without one
-            self.model.generation_config.save_pretrained(folder)  # type: ignore[union-attr]
+            self.model.generation_config.save_pretrained(folder)  # type: ignore[union-attr]  # models of transformers have it
 
     def _save_whole(self, output_dir: str | None, state_dict: dict[str, Any] | None) -> None:
         """Weights in the way of transformers and peft."""
@@ -570,8 +570,8 @@ class SwiftTrainer(Trainer):
             warnings.filterwarnings("ignore", message=".*`save_embedding_layers`.*")  # of rows, which are saved anyway
             if is_adalora(self.model):  # type: ignore[arg-type]  # which may leave a layer without ranks
                 warnings.filterwarnings("ignore", message=".*have invalid shape.*")
-            whole = without_copies(self.model, state_dict)  # type: ignore[arg-type]
-            super()._save(output_dir, without_whole_embeddings(self.model, whole))  # type: ignore[arg-type]
+            whole = without_copies(self.model, state_dict)  # type: ignore[arg-type]  # a trainer has a model
+            super()._save(output_dir, without_whole_embeddings(self.model, whole))  # type: ignore[arg-type]  # a trainer has a model
 
 
 class _Position(TrainerCallback):

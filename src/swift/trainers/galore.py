@@ -78,7 +78,7 @@ class GaLore(Optimizer):
 
     @override
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch has overloads
         """One step of everything that has a gradient."""
         loss = None
         if closure is not None:

@@ -27,7 +27,7 @@ def noise_on_embeddings(model: nn.Module, inputs: Mapping[str, Any], alpha: floa
         noise_BTD = torch.empty_like(embedded_BTD).uniform_(-1, 1)
         return embedded_BTD + noise_BTD * strength_BT[..., None].to(embedded_BTD.dtype)
 
-    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]  # adapters have it
     handle = inner.get_input_embeddings().register_forward_hook(disturb)
     try:
         yield

@@ -78,7 +78,7 @@ class RepresentationTrainer(SwiftTrainer):
             if self.args.average_tokens_across_devices:
                 loss = loss * processes
         if model.training:
-            loss = loss + penalty(self.model, self.current_gradient_accumulation_steps)  # type: ignore[arg-type]
+            loss = loss + penalty(self.model, self.current_gradient_accumulation_steps)  # type: ignore[arg-type]  # a trainer has a model
         if model.training and self.objective.right is not None:
             self.record("acc", *self.objective.right(outputs))
         return (loss, outputs) if return_outputs else loss
@@ -157,7 +157,7 @@ class RepresentationTrainer(SwiftTrainer):
 def _by_row(values: Tensor, sizes: list[int] | tuple[int, ...]) -> Tensor:
     """What lies end to end, a row each, [R, K, ...]; shorter ones are filled up with -100."""
     parts = values.split(list(sizes))
-    return nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=IGNORED)  # type: ignore[arg-type]
+    return nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=IGNORED)  # type: ignore[arg-type]  # the labels of a task are all tensors
 
 
 def _flat(values: Tensor, labels: Tensor, head: Head) -> Outputs:

@@ -57,5 +57,5 @@ def save_on_this_node(model: PreTrainedModel, folder: Path) -> None:
     of a view of the model, with the same parameters and another answer.
     """
     view = copy.copy(model)
-    view.should_save_on_this_rank = lambda is_main_process: is_main_process  # type: ignore[method-assign]
+    view.should_save_on_this_rank = lambda is_main_process: is_main_process  # type: ignore[method-assign]  # of this view alone
     view.save_pretrained(folder)

@@ -95,7 +95,7 @@ class SupervisedTrainer(SwiftTrainer):
             share = 1 if num_items_in_batch is None else processes * scores.tokens.sum() / num_items_in_batch
             loss = loss + self.aux_coef * share * outputs.aux_loss.to(loss.device)
         if model.training:
-            loss = loss + penalty(self.model, self.current_gradient_accumulation_steps)  # type: ignore[arg-type]
+            loss = loss + penalty(self.model, self.current_gradient_accumulation_steps)  # type: ignore[arg-type]  # a trainer has a model
             self._note(self.whole(scores), outputs, inputs)
         return (loss, scores) if return_outputs else loss
 

@@ -131,7 +131,7 @@ def triplet_layers(model: PeftModel) -> Iterator[tuple[str, SVDLinear]]:
 
 def _pattern(folder: Path) -> dict[str, list[bool]]:
     """Name of E in the model -> which triplets are left; {} before ranks have shrunk."""
-    found: Any = PeftConfig.from_pretrained(str(folder)).rank_pattern  # type: ignore[attr-defined]
+    found: Any = PeftConfig.from_pretrained(str(folder)).rank_pattern  # type: ignore[attr-defined]  # it is the config of AdaLoRA
     return {name.removesuffix(f".{ADAPTER}"): kept for name, kept in (found or {}).items()}
 
 

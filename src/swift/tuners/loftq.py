@@ -41,11 +41,11 @@ def quantization_of(model: nn.Module) -> str | None:
 def quantized_weight(layer: nn.Module, dtype: torch.dtype) -> Tensor:
     """What a quantized linear layer multiplies with, [O, I] in float32: its outputs for all unit vectors."""
     device = next(iter(layer.parameters())).device
-    units_II = torch.eye(int(layer.in_features), dtype=dtype, device=device)  # type: ignore[arg-type]
+    units_II = torch.eye(int(layer.in_features), dtype=dtype, device=device)  # type: ignore[arg-type]  # a linear layer
     with torch.no_grad():
         weight_IO = layer(units_II).float()
         if layer.bias is not None:
-            weight_IO = weight_IO - layer.bias.float()  # type: ignore[operator]
+            weight_IO = weight_IO - layer.bias.float()  # type: ignore[operator]  # a linear layer
     return weight_IO.T.contiguous()
 
 

@@ -63,7 +63,7 @@ class PeftTuner(Tuner):
         """The model with an adapter in peft's format."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*Unexpected keyword arguments.*swift_type")  # it is ours
-            return PeftModel.from_pretrained(model, model_id, **kwargs)  # type: ignore[arg-type]
+            return PeftModel.from_pretrained(model, model_id, **kwargs)  # type: ignore[arg-type]  # a model of transformers
 
 
 class Plugged(nn.Module):

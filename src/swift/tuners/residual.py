@@ -88,7 +88,7 @@ def begin(adapted: PeftModel, request: Request) -> None:
             for matrix, value in zip(matrices, compute(name, layer), strict=True):
                 matrix.copy_(value)
             set_aside(layer, *(matrix.clone() for matrix in matrices))
-    adapted.peft_config[ADAPTER].init_lora_weights = request.options.init_weights  # type: ignore[attr-defined]
+    adapted.peft_config[ADAPTER].init_lora_weights = request.options.init_weights  # type: ignore[attr-defined]  # it is the config of LoRA
 
 
 def linear_layers(adapted: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
@@ -302,7 +302,7 @@ def restore(model: PeftModel, folder: Path) -> None:
                 )
     left = set_peft_model_state_dict(model, learnt, ADAPTER)
     assert not left.unexpected_keys, f"{folder} has what the model has not: {left.unexpected_keys[:3]}"
-    model.peft_config[ADAPTER].init_lora_weights = about.init_weights  # type: ignore[attr-defined]
+    model.peft_config[ADAPTER].init_lora_weights = about.init_weights  # type: ignore[attr-defined]  # it is the config of LoRA
 
 
 def resume(model: PeftModel, folder: Path) -> None:
@@ -325,7 +325,7 @@ def _told(quantization: str | None) -> str:
 def training_config(config: PeftConfig, about: Residual) -> LoraConfig:
     """The config of a saved adapter as it is while the adapter is trained."""
     assert isinstance(config, LoraConfig), "only LoRA has a beginning of its own"
-    return dataclasses.replace(config, r=about.r, lora_alpha=about.lora_alpha)  # type: ignore[arg-type]
+    return dataclasses.replace(config, r=about.r, lora_alpha=about.lora_alpha)  # type: ignore[arg-type]  # alpha may be no whole number
 
 
 def _initial_factors(model: PeftModel) -> dict[str, Tensor]:

@@ -136,5 +136,5 @@ def _is_called(model: PreTrainedModel, attention: ShiftedAttention) -> bool:
     if model.device.type == "meta":
         return True
     before = attention.calls
-    model(input_ids=torch.tensor([[0, 1, 2]], device=model.get_input_embeddings().weight.device), use_cache=False)  # type: ignore[union-attr]
+    model(input_ids=torch.tensor([[0, 1, 2]], device=model.get_input_embeddings().weight.device), use_cache=False)  # type: ignore[union-attr]  # a language model has them
     return attention.calls > before
