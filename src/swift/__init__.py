@@ -31,7 +31,7 @@ NAMES = {
 }
 """Public name -> where it lives."""
 
-__all__ = [*NAMES]  # noqa: PLE0604 (names, resolved lazily)
+__all__ = [*NAMES]  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]  # names, resolved lazily
 
 
 def __getattr__(name: str) -> Any:
