@@ -20,7 +20,7 @@ from swift.options.optimizers import OptimizerOptions
 from swift.options.tracking import TrackingOptions
 from swift.options.training import TrainingOptions
 from swift.trainers.arguments import training_arguments
-from swift.trainers.base import Companions, Feed
+from swift.trainers.feed import Companions, Feed
 from swift.trainers.outputs import Continuation
 from swift.trainers.session import Outcome, Session, open_session
 from swift.trainers.supervised import SupervisedTrainer

@@ -31,7 +31,7 @@ from swift.options.template import TemplateOptions
 from swift.options.tracking import TrackingOptions
 from swift.options.training import TrainingOptions
 from swift.trainers.arguments import training_arguments
-from swift.trainers.base import Companions, Feed
+from swift.trainers.feed import Companions, Feed
 from swift.trainers.isolation import isolate
 from swift.trainers.objectives import objective_of
 from swift.trainers.outputs import Continuation

@@ -40,9 +40,9 @@ from swift.options.saved import FILE_NAME, differences, write_args
 from swift.options.training import TrainingOptions
 from swift.trainers import processes
 from swift.trainers.arguments import Arguments, training_arguments, without_evaluation
-from swift.trainers.base import Companions
 from swift.trainers.checkpoints import tidy
 from swift.trainers.claims import Claim, is_held
+from swift.trainers.feed import Companions
 from swift.trainers.journal import FILE_NAME as JOURNAL
 from swift.trainers.journal import has_finished
 from swift.trainers.outputs import Continuation, make_folder, new_folder, newest_good, resumable, versions

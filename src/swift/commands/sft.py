@@ -37,7 +37,8 @@ from swift.parallel.mesh import Mesh
 from swift.parallel.partitions import gather_experts_together
 from swift.proofs.schedule import schedule
 from swift.trainers import processes
-from swift.trainers.base import Feed, SwiftTrainer
+from swift.trainers.base import SwiftTrainer
+from swift.trainers.feed import Feed
 from swift.trainers.gradients import backward_on, first_batches
 from swift.trainers.isolation import isolate, isolate_if_it_can
 from swift.trainers.lisa import Lisa

@@ -7,10 +7,8 @@ the fence around that.
 from __future__ import annotations
 
 import math
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,12 +22,10 @@ from transformers import (
     EvalPrediction,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     PrinterCallback,
     ProgressCallback,
     Trainer,
     TrainerCallback,
-    TrainerControl,
     TrainerState,
     TrainingArguments,
     set_seed,
@@ -44,10 +40,9 @@ from swift.core import phases
 from swift.core.errors import RunError
 from swift.core.logs import get_logger
 from swift.data.cursor import cursor_files
-from swift.data.sharding import EpochSampler, LengthGroupedSampler
+from swift.data.sharding import EpochSampler
 from swift.data.stream import Share, Stream
 from swift.losses.supervised import IGNORED
-from swift.parallel.mesh import Mesh
 from swift.trainers import processes
 from swift.trainers.adapters import watchers
 from swift.trainers.arguments import Arguments
@@ -55,79 +50,18 @@ from swift.trainers.background import Saver, Snapshot, unchanging
 from swift.trainers.benchmarks import Benchmarks
 from swift.trainers.best import is_measured
 from swift.trainers.checkpoints import Place, seal, seal_alone, start, written
+from swift.trainers.feed import Companions, Feed, to_validate
 from swift.trainers.interruption import StoppedInEvaluation
 from swift.trainers.optimizer_state import check_saved, mark
 from swift.trainers.optimizers import OptimizerCallback
 from swift.trainers.outputs import STATE, Continuation
-from swift.trainers.position import Pace, join_order, read_position
-from swift.trainers.processes import gathered
+from swift.trainers.position import Bookmark, Pace, join_order, read_position
+from swift.trainers.ratios import Ratios
 from swift.trainers.savable import make_savable, save_on_this_node, without_copies, without_whole_embeddings
 from swift.trainers.sharded import gathered_weights, require_sharding, without_first_step
-from swift.trainers.sharing import Evened
 from swift.trainers.streaming import Follower, for_stream
 from swift.tuners.adalora import is_adalora
 from swift.tuners.checkpoints import complete, is_read_while_written, resume, write
-
-
-@dataclass(frozen=True)
-class Feed:
-    """What a trainer is fed with: samples to learn from, samples to evaluate on, and how they become batches.
-
-    train: a set of samples, or a `Stream` of them, which has an order of its own.
-    group_by_length: rows of like length come together in a batch; `train.lengths` says how long they are.
-    tells_epoch: whether `train` gives other samples in every epoch, which an index tells it.
-    mesh: the processes that share each row (`--sequence_parallel_size`); None when each process has rows of its own.
-    """
-
-    train: Any
-    val: Any | None
-    collate: Callable[[Any], dict[str, Any]]
-    seed: int
-    shuffle: bool = True
-    group_by_length: bool = False
-    tells_epoch: bool = False
-    mesh: Mesh | None = None
-
-    def sampler(self, batch: int) -> EpochSampler:
-        """The order of the rows; `batch` of them are computed at the same time on all processes together."""
-        if isinstance(self.train, Stream):
-            return EpochSampler(0, self.seed)
-        if self.group_by_length:
-            return LengthGroupedSampler(self.train.lengths, batch, self.seed, tells_epoch=self.tells_epoch)
-        return EpochSampler(len(self.train), self.seed, self.shuffle, tells_epoch=self.tells_epoch)
-
-
-@dataclass(frozen=True)
-class Companions:
-    """What is saved beside the weights, so that a checkpoint can be used by itself.
-
-    chat_template: the template that rendered the training samples, in place of the tokenizer's own.
-    files: copied as they are: args.json, the model's own generation_config.json.
-    background: whether checkpoints are written while training goes on (`--use_flash_ckpt`).
-    """
-
-    tokenizer: PreTrainedTokenizerBase
-    chat_template: str | None
-    files: tuple[Path, ...] = ()
-    background: bool = False
-
-    def write(self, folder: Path) -> None:
-        """Put everything into the folder of a checkpoint."""
-        self.tokenizer.save_pretrained(folder)
-        if self.chat_template is not None:
-            (folder / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
-        for file in self.files:
-            shutil.copy2(file, folder)
-
-
-def _to_validate(feed: Feed, batch: int, *, has_benchmarks: bool) -> Any:
-    """The rows to validate on, as many for each process where processes share rows.
-
-    transformers refuses to evaluate without any, so benchmarks alone come with an empty set.
-    """
-    if feed.val is None:
-        return [] if has_benchmarks else None
-    return feed.val if feed.mesh is None else Evened(feed.val, batch)
 
 
 class SwiftTrainer(Trainer):
@@ -147,7 +81,7 @@ class SwiftTrainer(Trainer):
         row, rows = (args.process_index, args.world_size) if feed.mesh is None else (feed.mesh.row, feed.mesh.rows)
         self.sampler = feed.sampler(args.train_batch_size * rows)
         self.companions = companions
-        self._sums: dict[str, Tensor] = {}
+        self.ratios = Ratios()
         self.saver = Saver(companions.background)
         self._snapshot = Snapshot()
         self._reserved = False
@@ -168,10 +102,10 @@ class SwiftTrainer(Trainer):
             args=args,
             data_collator=feed.collate,  # type: ignore[arg-type]  # samples are objects of ours, not dictionaries
             train_dataset=feed.train,  # type: ignore[arg-type]  # a stream is none to transformers: it has no length
-            eval_dataset=_to_validate(feed, args.eval_batch_size * rows, has_benchmarks=self.benchmarks is not None),
+            eval_dataset=to_validate(feed, args.eval_batch_size * rows, has_benchmarks=self.benchmarks is not None),
             compute_metrics=compute_metrics,
             callbacks=[
-                _Position(self.sampler),
+                Bookmark(self.sampler),
                 *watchers(model),
                 *([self.follower] if self.follower else []),
                 *callbacks,
@@ -399,19 +333,12 @@ class SwiftTrainer(Trainer):
 
     def record(self, name: str, numerator: Tensor, denominator: Tensor) -> None:
         """Add to a ratio that the next log of training shows, over all processes since the last log."""
-        pair = torch.stack([numerator, denominator]).detach().to(torch.float64)
-        self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+        self.ratios.add(name, numerator, denominator)
 
     @override
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the values, and with those of training the ratios that were recorded since the last time."""
-        names = sorted(set().union(*gathered(list(self._sums)))) if "loss" in logs else []
-        if names:
-            nothing = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-            sums = self.accelerator.reduce(torch.stack([self._sums.get(name, nothing) for name in names]), "sum")
-            self._sums.clear()
-            logs |= {name: right / max(total, 1) for name, (right, total) in zip(names, sums.tolist(), strict=True)}  # type: ignore[union-attr]  # a tensor of one axis
-        super().log(logs, start_time)
+        super().log(logs | self.ratios.taken(self.accelerator) if "loss" in logs else logs, start_time)
 
     @override
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -572,20 +499,3 @@ class SwiftTrainer(Trainer):
                 warnings.filterwarnings("ignore", message=".*have invalid shape.*")
             whole = without_copies(self.model, state_dict)  # type: ignore[arg-type]  # a trainer has a model
             super()._save(output_dir, without_whole_embeddings(self.model, whole))  # type: ignore[arg-type]  # a trainer has a model
-
-
-class _Position(TrainerCallback):
-    """Keeps the sampler at the epoch of the training, and the intervals at what this run was asked for."""
-
-    def __init__(self, sampler: EpochSampler) -> None:
-        self.sampler = sampler
-
-    @override
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """A resumed state brings the logging, saving and evaluation steps of its old run: take those of this one."""
-        state.compute_steps(args, state.max_steps)
-
-    @override
-    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Tell the sampler its epoch; accelerate does not reach it in a resumed epoch of several processes."""
-        self.sampler.set_epoch(int(state.epoch))

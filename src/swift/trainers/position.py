@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing_extensions import override
 
 from swift.core.errors import RunError
 from swift.core.logs import get_logger
@@ -100,3 +104,20 @@ _WORDS = {
     "group": "--group_by_length is no longer what it was",
 }
 """What decides about the order of rows -> how a change of it is told."""
+
+
+class Bookmark(TrainerCallback):
+    """Keeps the sampler at the epoch of the training, and the intervals at what this run was asked for."""
+
+    def __init__(self, sampler: EpochSampler) -> None:
+        self.sampler = sampler
+
+    @override
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """A resumed state brings the logging, saving and evaluation steps of its old run: take those of this one."""
+        state.compute_steps(args, state.max_steps)
+
+    @override
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Tell the sampler its epoch; accelerate does not reach it in a resumed epoch of several processes."""
+        self.sampler.set_epoch(int(state.epoch))

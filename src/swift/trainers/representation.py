@@ -20,9 +20,10 @@ from swift.models.heads import Head
 from swift.models.sentence import describe
 from swift.trainers.adapters import penalty
 from swift.trainers.arguments import Arguments
-from swift.trainers.base import Companions, Feed, SwiftTrainer
+from swift.trainers.base import SwiftTrainer
 from swift.trainers.best import check_best_metric
 from swift.trainers.evaluation import NAMES, measure_of, plugin_of
+from swift.trainers.feed import Companions, Feed
 from swift.trainers.objectives import Objective, Outputs
 
 

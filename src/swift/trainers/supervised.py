@@ -21,11 +21,12 @@ from swift.models.stand_in import is_here
 from swift.options.training import TrainingOptions
 from swift.trainers.adapters import penalty
 from swift.trainers.arguments import Arguments
-from swift.trainers.base import Companions, Feed, SwiftTrainer
+from swift.trainers.base import SwiftTrainer
 from swift.trainers.best import check_best_metric
 from swift.trainers.channels import COLUMN, Channels, by_channel
 from swift.trainers.custom_loss import CustomLoss
 from swift.trainers.evaluation import plugin_of
+from swift.trainers.feed import Companions, Feed
 from swift.trainers.neftune import noise_on_embeddings
 from swift.trainers.predictions import kept
 from swift.trainers.replies import Replies
