@@ -37,8 +37,10 @@ def place(tmp_path_factory) -> Path:
     tiny.checkpoint(folder / "model", hidden_size=128, intermediate_size=256, head_dim=32)
     tiny.jsonl(folder / "rows.jsonl", tiny.conversations(8))
     tiny.jsonl(folder / "asked.jsonl", [{"messages": [{"role": "user", "content": "What is two?"}]}])
-    for method in ("gptq", "awq"):
-        quantize(folder, method)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # where gptqmodel writes its logs
+        for method in ("gptq", "awq"):
+            quantize(folder, method)
     return folder
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from swift.options import commands
 from swift.options.declare import Origin, Source, build, flags
-from swift.options.defaults import DERIVATIONS, derive, processes
+from swift.options.defaults import DERIVATIONS, derive
+from swift.options.derivations import processes
 
 RLHF = {"model": "owner/name", "dataset": ["d.jsonl"]}
 CASES = [

@@ -11,6 +11,7 @@ from typing import Any
 
 from swift.options import (
     rules_answering,
+    rules_data,
     rules_evaluation,
     rules_loading,
     rules_optimizers,
@@ -26,7 +27,7 @@ from swift.options.declare import Command, Flag, flags
 from swift.options.renamed import RENAMED
 
 TABLES = (
-    rules_loading.rule, rules_training.rule, rules_sharding.rule, rules_tuners.rule, rules_optimizers.rule,
+    rules_loading.rule, rules_training.rule, rules_data.rule, rules_sharding.rule, rules_tuners.rule, rules_optimizers.rule,
     rules_preference.rule, rules_tasks.rule, rules_evaluation.rule, rules_answering.rule,
 )  # fmt: skip
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from swift.options.case import Case, Rules
 from swift.options.conditions import Words
-from swift.options.defaults import has_rows_to_infer, processes
+from swift.options.defaults import has_rows_to_infer
+from swift.options.derivations import processes
 
 rule = Rules()
 SERVED = ("deploy", "rollout", "eval", "app")

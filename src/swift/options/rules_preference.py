@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from swift.options.case import Case, Rules, exclusive
 from swift.options.conditions import Words
-from swift.options.defaults import is_validated, processes
+from swift.options.defaults import is_validated
+from swift.options.derivations import processes
 
 rule = Rules()
 

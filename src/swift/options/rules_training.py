@@ -1,4 +1,4 @@
-"""This file knows the rules between options of every command, of the data and of training."""
+"""This file knows the rules between options of every command and of training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from swift.core import environment
 from swift.core.registry import nearest
 from swift.options.case import Case, Rules, exclusive
 from swift.options.conditions import Words
-from swift.options.defaults import training_processes
+from swift.options.derivations import training_processes
 from swift.options.device_groups import TRAINS, DeviceGroups, read_groups
 
 rule = Rules()
@@ -166,92 +166,6 @@ def one_launcher_starts_the_processes(case: Case) -> Words | None:
     )
 
 
-# --------------------------------------------------------------------------------------------------------------- data
-
-
-@rule(*TRAINING)
-def training_needs_rows(case: Case) -> Words | None:
-    """There is nothing to learn from otherwise."""
-    if case["dataset"] or case["cached_dataset"]:
-        return None
-    return Words(
-        "--dataset is missing: give at least one data set to train on.", "缺少 --dataset：请至少给出一个训练数据集。"
-    )
-
-
-@rule(*TRAINING)
-def a_stream_needs_an_end(case: Case) -> Words | None:
-    """The number of rows of a stream is unknown, and with it the number of steps."""
-    if not case["streaming"] or case["max_steps"] > 0:
-        return None
-    return Words(
-        "--streaming needs --max_steps, because the number of rows is not known beforehand.",
-        "--streaming 需要 --max_steps，因为流式数据集的长度事先未知。",
-    )
-
-
-@rule()
-def streams_are_not_cached(case: Case) -> Words | None:
-    """A cached data set is read by position."""
-    return exclusive(case, "streaming", "cached_dataset", "cached rows are read by position", "缓存数据集按位置读取")
-
-
-@rule(*TRAINING)
-def streams_are_prepared_as_they_come(case: Case) -> Words | None:
-    """Nothing of a stream can be set apart, kept or divided among processes before it is read."""
-    if not case["streaming"] or case["val_dataset"]:  # which is prepared beforehand
-        return None
-    used = {
-        "split_dataset_ratio": case["split_dataset_ratio"],
-        "dataset_num_proc": case["dataset_num_proc"] > 1,
-        "load_from_cache_file": case["load_from_cache_file"],
-    }
-    flag = next((name for name, is_used in used.items() if is_used), None)
-    if flag is None:
-        return None
-    return Words(
-        f"--{flag} cannot be used together with --streaming, whose rows are prepared while training goes on. Remove one "
-        "of them; rows to evaluate on are given with --val_dataset.",
-        f"--{flag} 不能与 --streaming 同时使用：流式数据在训练过程中才被处理。请去掉其中一个；验证数据请用 --val_dataset 给出。",
-    )
-
-
-@rule()
-def one_probability_per_data_set(case: Case) -> Words | None:
-    """Interleaving draws from each data set."""
-    given, wanted = len(case["interleave_prob"] or ()), len(case["dataset"] or ())
-    if not given or given == wanted:
-        return None
-    return Words(
-        f"--interleave_prob needs one probability per data set (got {given} for {wanted} in --dataset).",
-        f"--interleave_prob 的个数应与 --dataset 一致（得到 {given} 个，数据集有 {wanted} 个）。",
-    )
-
-
-@rule(*TRAINING)
-def lazy_rows_have_no_lengths(case: Case) -> Words | None:
-    """Packing, grouping and streaming decide about preparation themselves."""
-    others = [name for name in ("packing", "streaming", "group_by_length") if case[name]]
-    if not case["lazy_tokenize"] or not others:
-        return None
-    return Words(
-        f"--lazy_tokenize cannot be used together with --{others[0]}, which prepares rows in its own way. Remove one.",
-        f"--lazy_tokenize 不能与 --{others[0]} 同时使用，后者有自己的预处理方式。请去掉其中一个。",
-    )
-
-
-@rule(*TRAINING)
-def grouping_needs_lengths_and_shuffling(case: Case) -> Words | None:
-    """Lengths of a stream are unknown; groups are drawn at random."""
-    if not case["group_by_length"] or (case["train_dataloader_shuffle"] and not case["streaming"]):
-        return None
-    return Words(
-        "--group_by_length needs --train_dataloader_shuffle true and no --streaming: groups are drawn at random among "
-        "rows of known length.",
-        "--group_by_length 需要 --train_dataloader_shuffle true 且不能使用 --streaming：分组需要已知长度并带随机性。",
-    )
-
-
 # ----------------------------------------------------------------------------------------------------------- training
 
 
@@ -376,87 +290,6 @@ def a_shared_row_is_flat(case: Case) -> Words | None:
         f"--sequence_parallel_size {case['sequence_parallel_size']} does not work with {names}: rows are laid end to end "
         "and cut into parts. Remove one of them.",
         f"--sequence_parallel_size {case['sequence_parallel_size']} 不支持 {names}：样本首尾相接后会被切分。请去掉其中一个。",
-    )
-
-
-# ------------------------------------------------------------------------------------------------------------- tuners
-
-
-@rule(*TRAINING)
-def training_goes_on_from_one_adapter(case: Case) -> Words | None:
-    """Several would have to be merged first."""
-    count = len(case["adapters"] or ())
-    if count < 2:
-        return None
-    return Words(
-        f"--adapters: training goes on from one adapter (got {count}). Merge the others into the model first, with "
-        "swift merge-lora.",
-        f"--adapters：训练只能从一个 adapter 继续（得到 {count} 个）。请先用 swift merge-lora 合并其余的。",
-    )
-
-
-@rule(*TRAINING)
-def boft_blocks_are_given_once(case: Case) -> Words | None:
-    """Their size follows from their number."""
-    return exclusive(case, "boft_block_size", "boft_block_num", "one follows from the other", "两者可以互相推出")
-
-
-@rule(*TRAINING)
-def llamapro_groups_are_equal(case: Case) -> Words | None:
-    """Every place gets the same number of new layers."""
-    blocks, groups = case["llamapro_num_new_blocks"], case["llamapro_num_groups"]
-    if case["tuner_type"] != "llamapro" or not groups or blocks % groups == 0:
-        return None
-    return Words(
-        f"--llamapro_num_new_blocks {blocks} is no multiple of --llamapro_num_groups {groups}: every group gets the same "
-        "number of new layers.",
-        f"--llamapro_num_new_blocks {blocks} 不是 --llamapro_num_groups {groups} 的整数倍：每组的新层数必须相同。",
-    )
-
-
-@rule(*TRAINING)
-def shifted_attention_knows_rows(case: Case) -> Words | None:
-    """Groups of tokens would reach over the borders of sequences, and the attention is one of its own."""
-    if case["tuner_type"] != "longlora":
-        return None
-    for name in ("packing", "padding_free"):
-        if case[name]:
-            return Words(
-                f"--tuner_type longlora and --{name} cannot be used together: attention in groups of tokens would reach "
-                "over the borders of sequences. Remove one of them.",
-                f"--tuner_type longlora 与 --{name} 不能同时使用：分组注意力会跨越序列边界。请去掉其中一个。",
-            )
-    if case["attn_impl"] in (None, "sdpa"):
-        return None
-    return Words(
-        f"--tuner_type longlora brings an attention of its own (got --attn_impl {case['attn_impl']}). Remove --attn_impl.",
-        f"--tuner_type longlora 使用自己的注意力实现（得到 --attn_impl {case['attn_impl']}）。请去掉 --attn_impl。",
-    )
-
-
-@rule(*TRAINING)
-def lisa_changes_what_is_trained(case: Case) -> Words | None:
-    """Sharded weights are divided once, for the parameters trained at the start."""
-    if not case["lisa_activated_layers"]:
-        return None
-    for name in ("fsdp", "deepspeed"):
-        if case[name]:
-            return Words(
-                f"--lisa_activated_layers and --{name} cannot be used together: weights and optimizer are sharded once, "
-                "for the parameters trained at the start. Remove one of them.",
-                f"--lisa_activated_layers 与 --{name} 不能同时使用：权重与优化器只按开始时训练的参数切分一次。请去掉其中一个。",
-            )
-    return None
-
-
-@rule(*TRAINING)
-def unsloth_knows_two_ways(case: Case) -> Words | None:
-    """It trains all parameters or LoRA."""
-    if case["tuner_backend"] != "unsloth" or case["tuner_type"] in {"full", "lora"}:
-        return None
-    return Words(
-        f"--tuner_backend unsloth knows --tuner_type full and lora (got {case['tuner_type']}).",
-        f"--tuner_backend unsloth 仅支持 --tuner_type full 和 lora（得到 {case['tuner_type']}）。",
     )
 
 

@@ -157,3 +157,81 @@ def a_tuner_of_ones_own_is_read_once(case: Case) -> Words | None:
         f"--load_best_model_at_end 不能与自定义 tuner（--tuner_type {case['tuner_type']}）同时使用：它只能把权重读入新模型。"
         "请去掉它；最优 checkpoint 可通过 best 链接找到。",
     )
+
+
+@rule(*TRAINING)
+def training_goes_on_from_one_adapter(case: Case) -> Words | None:
+    """Several would have to be merged first."""
+    count = len(case["adapters"] or ())
+    if count < 2:
+        return None
+    return Words(
+        f"--adapters: training goes on from one adapter (got {count}). Merge the others into the model first, with "
+        "swift merge-lora.",
+        f"--adapters：训练只能从一个 adapter 继续（得到 {count} 个）。请先用 swift merge-lora 合并其余的。",
+    )
+
+
+@rule(*TRAINING)
+def boft_blocks_are_given_once(case: Case) -> Words | None:
+    """Their size follows from their number."""
+    return exclusive(case, "boft_block_size", "boft_block_num", "one follows from the other", "两者可以互相推出")
+
+
+@rule(*TRAINING)
+def llamapro_groups_are_equal(case: Case) -> Words | None:
+    """Every place gets the same number of new layers."""
+    blocks, groups = case["llamapro_num_new_blocks"], case["llamapro_num_groups"]
+    if case["tuner_type"] != "llamapro" or not groups or blocks % groups == 0:
+        return None
+    return Words(
+        f"--llamapro_num_new_blocks {blocks} is no multiple of --llamapro_num_groups {groups}: every group gets the same "
+        "number of new layers.",
+        f"--llamapro_num_new_blocks {blocks} 不是 --llamapro_num_groups {groups} 的整数倍：每组的新层数必须相同。",
+    )
+
+
+@rule(*TRAINING)
+def shifted_attention_knows_rows(case: Case) -> Words | None:
+    """Groups of tokens would reach over the borders of sequences, and the attention is one of its own."""
+    if case["tuner_type"] != "longlora":
+        return None
+    for name in ("packing", "padding_free"):
+        if case[name]:
+            return Words(
+                f"--tuner_type longlora and --{name} cannot be used together: attention in groups of tokens would reach "
+                "over the borders of sequences. Remove one of them.",
+                f"--tuner_type longlora 与 --{name} 不能同时使用：分组注意力会跨越序列边界。请去掉其中一个。",
+            )
+    if case["attn_impl"] in (None, "sdpa"):
+        return None
+    return Words(
+        f"--tuner_type longlora brings an attention of its own (got --attn_impl {case['attn_impl']}). Remove --attn_impl.",
+        f"--tuner_type longlora 使用自己的注意力实现（得到 --attn_impl {case['attn_impl']}）。请去掉 --attn_impl。",
+    )
+
+
+@rule(*TRAINING)
+def lisa_changes_what_is_trained(case: Case) -> Words | None:
+    """Sharded weights are divided once, for the parameters trained at the start."""
+    if not case["lisa_activated_layers"]:
+        return None
+    for name in ("fsdp", "deepspeed"):
+        if case[name]:
+            return Words(
+                f"--lisa_activated_layers and --{name} cannot be used together: weights and optimizer are sharded once, "
+                "for the parameters trained at the start. Remove one of them.",
+                f"--lisa_activated_layers 与 --{name} 不能同时使用：权重与优化器只按开始时训练的参数切分一次。请去掉其中一个。",
+            )
+    return None
+
+
+@rule(*TRAINING)
+def unsloth_knows_two_ways(case: Case) -> Words | None:
+    """It trains all parameters or LoRA."""
+    if case["tuner_backend"] != "unsloth" or case["tuner_type"] in {"full", "lora"}:
+        return None
+    return Words(
+        f"--tuner_backend unsloth knows --tuner_type full and lora (got {case['tuner_type']}).",
+        f"--tuner_backend unsloth 仅支持 --tuner_type full 和 lora（得到 {case['tuner_type']}）。",
+    )

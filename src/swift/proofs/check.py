@@ -27,7 +27,7 @@ from swift.models.quantize import loading_arguments
 from swift.models.vocabulary import token_ids
 from swift.options.commands import Rlhf, Sft
 from swift.options.declare import Origin, flags
-from swift.options.defaults import processes, training_processes
+from swift.options.derivations import processes, training_processes
 from swift.options.help import show
 from swift.options.saved import SECRETS
 from swift.proofs import rows
