@@ -13,6 +13,7 @@ import torch
 
 import tiny
 from swift.core.errors import UsageError
+from swift.core.logs import get_logger
 from swift.options.optimizers import OptimizerOptions
 from swift.trainers.galore import GaLore
 from swift.trainers.optimizers import galore_targets, projecting
@@ -226,6 +227,15 @@ def test_any_optimizer_works_on_projections(tmp_path, optim):
     run = runs.train(tmp_path, optimizer="galore", galore=GALORE, optim=optim, max_steps=3)
     assert isinstance(run.trainer.optimizer.optimizer, GaLore)
     assert runs.distance(run.weights(), dict(tiny.model().named_parameters())) > 1e-5
+
+
+@pytest.mark.parameter("galore_quantization")
+def test_it_is_said_that_q_galore_keeps_the_type_of_the_weights(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(get_logger(), "propagate", True)
+    caplog.set_level("INFO")
+    run = runs.train(tmp_path, optimizer="galore", galore={**GALORE, "galore_quantization": True}, max_steps=1)
+    assert "--galore_quantization: weights keep their type" in caplog.text
+    assert {value.dtype for value in run.weights().values()} == {torch.float32}
 
 
 def test_options_become_a_way_to_project():

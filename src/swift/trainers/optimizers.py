@@ -120,6 +120,10 @@ class GaLoreOptimizer(OptimizerCallback):
             raise UsageError("--optimizer galore needs --use_galore true, which also chooses it by itself.")
         names = galore_targets(model, options.galore_target_modules, options.galore_with_embedding)
         get_logger().info("GaLore projects the gradients of %d matrices to rank %d", len(names), options.galore_rank)
+        if options.galore_quantization:
+            get_logger().info(
+                "--galore_quantization: weights keep their type; they are not INT8, as those of the paper are"
+            )
         decaying = self.trainer.get_decay_parameter_names(model)
         named = [*model.named_parameters()]
         groups = [
