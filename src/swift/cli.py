@@ -39,7 +39,9 @@ COMMANDS: dict[str, Entry] = {
     "infer": Entry(
         Words("talk to a model, or answer a data set", "与模型对话，或对数据集推理"), "swift.commands.infer:run"
     ),
-    "deploy": Entry(Words("serve a model with the OpenAI protocol", "以 OpenAI 协议提供服务")),
+    "deploy": Entry(
+        Words("serve a model with the OpenAI protocol", "以 OpenAI 协议提供服务"), "swift.commands.deploy:run"
+    ),
     "rollout": Entry(Words("serve completions to a policy in training", "为训练中的策略提供采样服务")),
     "eval": Entry(Words("evaluate on benchmarks", "在评测集上评测")),
     "export": Entry(Words("merge, quantize, convert, push", "合并、量化、转换、推送"), "swift.commands.export:run"),

@@ -38,7 +38,8 @@ def test_what_hangs_on_a_feature_to_come_is_not_said_to_work():
     ("quant_method", ("gptq",), False),
     ("quant_bits", (4,), True),
     ("command", ("sft", "rlhf"), True),
-    ("command", ("deploy",), False),
+    ("command", ("deploy",), True),
+    ("command", ("app",), False),
 ])  # fmt: skip
 def test_which_values_are_available_follows_the_declarations(flag, wanted, available):
     assert manual.is_available(flag, wanted) is available

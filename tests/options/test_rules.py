@@ -314,8 +314,14 @@ CONTRADICTIONS = {
     "other_tasks_prepare_their_own_rows": (
         commands.Sft, {**TRAIN, "task_type": "embedding", "cached_dataset": ["owner/rows"]}, {}, "--load_from_cache_file",
     ),
+    "a_server_can_be_made_to_ask_for_a_key": (
+        commands.Deploy, {"model": "owner/name", "require_auth": True}, {}, "needs --api_key",
+    ),
+    "named_adapters_are_asked_for_by_clients": (
+        commands.Infer, {**INFER, "adapters": ["mine=owner/adapter"]}, {}, "names are for swift deploy",
+    ),
     "the_command_knows_the_task": (
-        commands.Deploy, {"model": "owner/name", "task_type": "embedding"}, {}, "not available yet with swift deploy",
+        commands.App, {"model": "owner/name", "task_type": "embedding"}, {}, "not available yet with swift app",
     ),
     "training_goes_on_from_one_adapter": (
         commands.Sft, {**TRAIN, "adapters": ["owner/a", "owner/b"]}, {}, "got 2",

@@ -19,6 +19,7 @@ from swift.core.logs import get_logger
 from swift.hub.base import local_folder
 from swift.hub.models import Access, access, model_folder
 from swift.models.info import ModelInfo
+from swift.options.adapters import unnamed
 from swift.options.commands import Sft
 from swift.options.declare import Command, Origin, Source, flags
 from swift.options.general import GeneralOptions
@@ -50,7 +51,7 @@ def begin(command: C, general: GeneralOptions, *, deterministic: bool = False) -
 def _with_fetched_args(command: C, hub: Access) -> C:
     """The command with what the args.json of its first adapter, else of its model, says, where that is an id."""
     values = command.values()
-    named = [("--adapters", name, None) for name in values["adapters"][:1]]
+    named = [("--adapters", name, None) for name in unnamed(values["adapters"][:1])]
     if not named and values["model"] is not None:
         named = [("--model", values["model"], values["model_revision"])]
     if not values["load_args"] or not named or local_folder(named[0][1], named[0][0]) is not None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from swift.commands import export, infer, sft
+from swift.commands import deploy, export, infer, sft
 from swift.options.declare import Command
 from swift.options.parse import parse
 
@@ -33,6 +33,11 @@ def pretrain_main(args: Words) -> Path | int | None:
 def infer_main(args: Words) -> Path | None:
     """`swift infer`: returns the file of results, or None after a dialogue."""
     return infer.run(_command("infer", args))
+
+
+def deploy_main(args: Words) -> None:
+    """`swift deploy`: serves until a signal comes; `run_deploy` serves while a block runs."""
+    deploy.run(_command("deploy", args))
 
 
 def export_main(args: Words) -> Path:

@@ -30,15 +30,15 @@ class Question:
     calls: tuple[Message, ...] = ()
 
 
-def result_path(asked_for: str | None, checkpoint: Path | None, model: str) -> Path:
+def result_path(asked_for: str | None, checkpoint: Path | None, model: str, kind: str = "infer_result") -> Path:
     """Where results go: `--result_path`, else a new file in the checkpoint, else in ./result, under the model's name.
 
-    checkpoint: the folder that was trained here (it has an args.json), if there is one.
+    checkpoint: the folder that was trained here (it has an args.json), if there is one. kind: the folder within.
     """
     if asked_for is not None:
         return Path(asked_for).expanduser().resolve()
     home = checkpoint if checkpoint is not None else Path("result") / model
-    return (home / "infer_result" / f"{datetime.now():%Y%m%d-%H%M%S}.jsonl").resolve()
+    return (home / kind / f"{datetime.now():%Y%m%d-%H%M%S}.jsonl").resolve()
 
 
 def result_row(question: Question, completion: Completion) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from swift.options.adapters import split_name
 from swift.options.case import Case, Rules
 from swift.options.conditions import Words
 from swift.options.defaults import has_rows_to_infer
@@ -84,6 +85,46 @@ def merging_needs_whole_weights(case: Case) -> Words | None:
         "--merge_lora and --quant_method cannot be used together: quantized weights cannot take up an adapter. Merge "
         "first, with swift merge-lora.",
         "--merge_lora 与 --quant_method 不能同时使用：量化权重无法合并 adapter。请先用 swift merge-lora 合并。",
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- servers
+
+
+@rule(*SERVED)
+def a_server_can_be_made_to_ask_for_a_key(case: Case) -> Words | None:
+    """Whoever wants it locked forgets the key only once."""
+    if not case["require_auth"] or case["api_key"]:
+        return None
+    return Words(
+        "--require_auth true needs --api_key, the key that clients have to show.",
+        "--require_auth true 需要 --api_key，即客户端必须出示的密钥。",
+    )
+
+
+@rule()
+def named_adapters_are_asked_for_by_clients(case: Case) -> Words | None:
+    """`--adapters name=folder` gives an adapter a name that requests ask for, so there must be requests."""
+    names = [name for name, _ in map(split_name, case["adapters"] or ()) if name is not None]
+    if not names:
+        return None
+    if case.command not in SERVED:
+        return Words(
+            f"--adapters {names[0]}=...: names are for swift deploy, whose clients ask for them. Give the folder alone.",
+            f"--adapters {names[0]}=...：名称用于 swift deploy，供客户端选择。请只给出目录。",
+        )
+    if case["task_type"] not in (None, "causal_lm"):
+        return Words(
+            f"--adapters {names[0]}=...: names are for --task_type causal_lm (got {case['task_type']}). Give the folder "
+            "alone.",
+            f"--adapters {names[0]}=...：名称仅用于 --task_type causal_lm（得到 {case['task_type']}）。请只给出目录。",
+        )
+    twice = next((name for name in names if names.count(name) > 1 or name == case["served_model_name"]), None)
+    if twice is None:
+        return None
+    return Words(
+        f"--adapters {twice}=...: this name is given twice, or is that of the model. Choose another.",
+        f"--adapters {twice}=...：该名称重复，或与模型名相同。请换一个。",
     )
 
 

@@ -8,6 +8,8 @@ from swift.options.conditions import Words
 
 rule = Rules()
 TRAINING = ("pt", "sft")
+KNOWING = ("pt", "sft", "infer", "deploy", "export", "merge-lora")
+"""The commands that know tasks other than writing."""
 OF_LEARNT_TOKENS = (
     "loss_scale", "acc_strategy", "use_logits_to_keep", "enable_dft_loss", "enable_channel_loss", "predict_with_generate",
 )  # fmt: skip
@@ -96,7 +98,7 @@ def texts_that_are_read_have_no_learnt_tokens(case: Case) -> Words | None:
     )
 
 
-@rule("infer")
+@rule("infer", "deploy")
 def scores_are_not_generated(case: Case) -> Words | None:
     """Classes, embeddings and relevances come from one forward pass."""
     if case["task_type"] == "causal_lm":
@@ -141,11 +143,11 @@ def other_tasks_prepare_their_own_rows(case: Case) -> Words | None:
 
 @rule()
 def the_command_knows_the_task(case: Case) -> Words | None:
-    """Servers and samplers generate."""
-    if case["task_type"] in (None, "causal_lm") or case.command in ("pt", "sft", "infer", "export", "merge-lora"):
+    """Samplers, pages and benchmarks generate."""
+    if case["task_type"] in (None, "causal_lm") or case.command in KNOWING:
         return None
     return Words(
-        f"--task_type {case['task_type']} is not available yet with swift {case.command}; it is with sft, infer and "
-        "export.",
-        f"swift {case.command} 暂不支持 --task_type {case['task_type']}；sft、infer 与 export 支持。",
+        f"--task_type {case['task_type']} is not available yet with swift {case.command}; it is with sft, infer, deploy "
+        "and export.",
+        f"swift {case.command} 暂不支持 --task_type {case['task_type']}；sft、infer、deploy 与 export 支持。",
     )

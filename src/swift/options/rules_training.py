@@ -9,6 +9,7 @@ from swift.catalog.components import LOSSES
 from swift.catalog.layouts import LAYOUTS
 from swift.core import environment
 from swift.core.registry import nearest
+from swift.options.adapters import split_name
 from swift.options.case import Case, Rules, exclusive
 from swift.options.conditions import Words
 from swift.options.derivations import training_processes
@@ -295,8 +296,8 @@ def a_shared_row_is_flat(case: Case) -> Words | None:
 
 def _path(text: str, flag: str) -> str:
     """The path in the text of an option: without the name of an adapter, without a number of rows."""
-    if flag == "adapters" and "=" in text:
-        return text.partition("=")[2]
+    if flag == "adapters":
+        return split_name(text)[1]
     return text.partition("#")[0] if flag.startswith("cached") else text
 
 

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from swift.options.adapters import unnamed
 from swift.options.data import DataOptions
 from swift.options.declare import Command, Origin, Source, flags
 
@@ -117,7 +118,7 @@ def load(command: type[Command], values: Mapping[str, Any], sources: Mapping[str
 
 def checkpoint_folder(values: Mapping[str, Any]) -> Path | None:
     """The first of the named checkpoints that has an args.json; None when none has."""
-    named = [values.get("resume_from_checkpoint"), *(values.get("adapters") or ()), values.get("model")]
+    named = [values.get("resume_from_checkpoint"), *unnamed(values.get("adapters") or ()), values.get("model")]
     for name in named:
         if name and (Path(name).expanduser() / FILE_NAME).is_file():
             return Path(name).expanduser()

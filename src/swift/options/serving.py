@@ -7,6 +7,7 @@ from pydantic import AfterValidator, PositiveInt
 from swift.options.conditions import command, equals, given
 from swift.options.data import HAS_ROWS
 from swift.options.declare import Options, option
+from swift.options.model import MULTIMODAL
 
 ROWS_INFERRED = command("infer") & HAS_ROWS
 
@@ -49,11 +50,13 @@ class DeployOptions(Options):
     """The OpenAI-compatible server."""
 
     host: str = "0.0.0.0"
-    """Host the server listens on."""
-    port: PositiveInt = 8000
-    """Port the server listens on."""
-    api_key: str | None = None
-    """Key a client must show; none is asked for when not given."""
+    """Address the server listens on; 0.0.0.0 is all of this machine's."""
+    port: int = option(8000, ge=1, le=65535)
+    """Port the server listens on. One that is taken is an error; no other is tried."""
+    api_key: str | None = option(None, min_length=1)
+    """Key a client must show for everything but /health and /ping; none is asked for when not given."""
+    require_auth: bool = False
+    """Whether a server without `--api_key` is refused. Otherwise one that others can reach is warned of."""
     owned_by: str = "swift"
     """Owner of the model in the list of models."""
     served_model_name: str | None = option(None, important=True, rule="last part of model")
@@ -64,6 +67,16 @@ class DeployOptions(Options):
     """Seconds between two reports of throughput; -1 reports none."""
     max_logprobs: PositiveInt = 20
     """Most log-probabilities per token a client may ask for."""
+    max_requests: PositiveOrAll = 1024
+    """Most requests that are answered or wait at a time; further ones get status 429. -1 does not limit."""
+    max_body_size: PositiveInt = 32
+    """Most mebibytes of a request; larger ones get status 413."""
+    media_hosts: list[str] = option([], later=MULTIMODAL)
+    """Hosts from which images, video and audio may be fetched: names, `.example.com` with all below it, or `*`."""
+    media_folders: list[str] = option([], later=MULTIMODAL)
+    """Folders of this machine from which a request may name files."""
+    allow_private_media: bool = option(False, when=given("media_hosts"), later=MULTIMODAL)
+    """Whether media may be fetched from addresses of private networks and of this machine."""
 
 
 class WebOptions(Options):

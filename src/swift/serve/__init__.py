@@ -1,0 +1,1 @@
+"""Serving: a model behind the protocol of OpenAI."""
