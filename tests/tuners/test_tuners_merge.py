@@ -12,7 +12,8 @@ import tiny
 from swift.core.errors import ModelError
 from swift.options.tuner import TunerChoice, TunerOptions
 from swift.tuners.attach import attach, load_adapters
-from swift.tuners.merge import TOLERANCES, merge, prompt_logits, relative_errors
+from swift.tuners.merge import TOLERANCES, merge, relative_errors
+from swift.tuners.probe import prompt_logits
 
 IDS_BT = torch.arange(5, 17)[None]
 

@@ -10,6 +10,7 @@ from swift.commands.task_settings import settled_task
 from swift.core.errors import UsageError
 from swift.core.logs import get_logger
 from swift.export.folder import appearing, copy_companions, require_free
+from swift.export.gate import Heard, prompts_for, require_same
 from swift.export.weights import shard_size, write_weights
 from swift.hub.base import local_folder
 from swift.hub.models import access
@@ -24,8 +25,9 @@ from swift.models.tasks import head_of
 from swift.models.vocabulary import with_room
 from swift.options.commands import Export
 from swift.options.declare import Origin, Source
+from swift.options.model import ModelOptions
 from swift.options.saved import write_args
-from swift.tuners.merge import merge
+from swift.tuners.merge import merge_heard
 
 
 def run(command: Export) -> Path:
@@ -87,22 +89,30 @@ def merge_lora(command: Export) -> Path:
     changes, sources = settled_task(options, command.template, info)
     command = command.replace(changes, sources)
     options = command.model.model_copy(update={"device_map": options.device_map})
+    with appearing(output) as folder:
+        heard = _written(command, options, info, folder, size)
+        write_args(_standing_alone(command, output), folder)
+        require_same(folder, options, info.family, heard)
+    get_logger().info("merged model: %s", output)
+    get_logger().info("try it: swift infer --model %s", output)
+    return output
+
+
+def _written(command: Export, options: ModelOptions, info: ModelInfo, folder: Path, size: int) -> Heard:
+    """Merge, and write the model and what belongs to it; what it said before. The model is let go of."""
     model = load_model(info, options, training=False)
     tokenizer = load_tokenizer(info, options.new_special_tokens)
     if options.new_special_tokens:
         with_room(model, tokenizer)
     with_padding(model, tokenizer, options.task_type)
-    merged = merge(model, info.adapters)
-    with appearing(output) as folder:
-        write_weights(merged, folder, max_shard_size=size, safe=command.merge.safe_serialization)
-        if options.task_type == "embedding":
-            describe(folder, head_of(info, options, tokenizer), merged.config)
-        copied = copy_companions(info.path, info.adapters, folder, saved_files(info))
-        write_args(_standing_alone(command, output), folder)
+    prompts = prompts_for(model, tokenizer)
+    merged = merge_heard(model, info.adapters, prompts)
+    write_weights(merged.model, folder, max_shard_size=size, safe=command.merge.safe_serialization)
+    if options.task_type == "embedding":
+        describe(folder, head_of(info, options, tokenizer), merged.model.config)
+    copied = copy_companions(info.path, info.adapters, folder, saved_files(info))
     get_logger().info("beside the weights: %s", ", ".join(copied) or "nothing")
-    get_logger().info("merged model: %s", output)
-    get_logger().info("try it: swift infer --model %s", output)
-    return output
+    return Heard(prompts, merged.without, merged.with_adapter, merged.model.dtype)
 
 
 def output_folder(output_dir: str | None, info: ModelInfo) -> Path:

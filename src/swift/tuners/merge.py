@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,11 +21,23 @@ from swift.tuners.attach import load_adapters, saved_config
 from swift.tuners.methods import METHODS, kind_of, method_of
 from swift.tuners.own.methods import is_own, merge_own
 from swift.tuners.plugin import is_plugged
-from swift.tuners.probe import prompt_logits
+from swift.tuners.probe import logits_for, spread_prompt
 
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 """How far merged logits may be from those with the adapter, as a share of their norm: what rounding the sums W + BA to
 the type of the weights explains, and a lost matrix or a wrong scale does not."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A model with its adapters in its weights, and what it said to some prompts before, float32 on the CPU.
+
+    without, with_adapter: logits [T, V] for each prompt, of the model alone and of the model with its adapters.
+    """
+
+    model: PreTrainedModel
+    without: list[Tensor]
+    with_adapter: list[Tensor]
 
 
 def merge(model: PreTrainedModel, adapters: Sequence[str | Path]) -> PreTrainedModel:
@@ -34,6 +47,11 @@ def merge(model: PreTrainedModel, adapters: Sequence[str | Path]) -> PreTrainedM
     Raises ModelError for adapters that cannot be merged, with the reason, and when the logits differ by more than
     rounding explains.
     """
+    return merge_heard(model, adapters, [spread_prompt(model)]).model
+
+
+def merge_heard(model: PreTrainedModel, adapters: Sequence[str | Path], prompts: Sequence[Sequence[int]]) -> Merged:
+    """As `merge`, with what the model says to prompts of one's own: token ids, compared in place of the short one."""
     if not adapters:
         raise ModelError("There is nothing to merge: --adapters names no adapter.")
     folders = [adapter_folder(str(path)) for path in adapters]
@@ -42,8 +60,10 @@ def merge(model: PreTrainedModel, adapters: Sequence[str | Path]) -> PreTrainedM
             f"--adapters {' '.join(map(str, folders))} cannot be merged: how a tuner of your own changes weights is not "
             f"known here. Use it unmerged, with --adapters."
         )
+    without = [logits_for(model, prompt) for prompt in prompts]
     if any(is_own(folder) for folder in folders):
-        return merge_own(model, folders)
+        merged = merge_own(model, folders)
+        return Merged(merged, without, [logits_for(merged, prompt) for prompt in prompts])
     for path in adapters:
         require_mergeable(saved_config(adapter_folder(str(path))), Path(path))
     if model.config.to_dict().get("quantization_config"):
@@ -53,11 +73,11 @@ def merge(model: PreTrainedModel, adapters: Sequence[str | Path]) -> PreTrainedM
         )
     adapted = load_adapters(model, adapters)
     assert isinstance(adapted, PeftModel), "there is at least one adapter"
-    before = prompt_logits(adapted)
+    before = [logits_for(adapted, prompt) for prompt in prompts]
     _untie(adapted)
     merged = _fold(adapted).requires_grad_(False)
-    _require_equal(before, prompt_logits(merged), model.dtype)
-    return merged
+    _require_equal(before, [logits_for(merged, prompt) for prompt in prompts], model.dtype)
+    return Merged(merged, without, before)
 
 
 def require_mergeable(config: PeftConfig, folder: Path) -> None:
@@ -76,10 +96,20 @@ def relative_errors(expected_TV: Tensor, found_TV: Tensor) -> Tensor:
     return (found_TV - expected_TV).norm(dim=-1) / expected_TV.norm(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
 
 
-def _require_equal(before_TV: Tensor, after_TV: Tensor, dtype: torch.dtype) -> None:
-    """The gate. In half precision the median position counts: rounding may send single tokens to another expert."""
-    errors_T = relative_errors(before_TV, after_TV)
-    error = float(errors_T.max() if dtype == torch.float32 else errors_T.median())
+def distance(expected: Sequence[Tensor], found: Sequence[Tensor], dtype: torch.dtype) -> float:
+    """How far logits [T, V] of some prompts are apart, as a share of their norm: the worst prompt counts.
+
+    Of a prompt the worst position counts in float32; in half precision the median one, because rounding may send
+    single tokens to another expert.
+    """
+    errors = [relative_errors(before_TV, after_TV) for before_TV, after_TV in zip(expected, found, strict=True)]
+    of_prompts = [errors_T.max() if dtype == torch.float32 else errors_T.median() for errors_T in errors]
+    return float(torch.stack(of_prompts).max())  # a value that is not a number stays one
+
+
+def _require_equal(before: Sequence[Tensor], after: Sequence[Tensor], dtype: torch.dtype) -> None:
+    """The gate: merged is unmerged, but for rounding."""
+    error = distance(before, after, dtype)
     tolerance = TOLERANCES[dtype]
     name = str(dtype).removeprefix("torch.")
     if not error <= tolerance:  # also when the error is not a number
