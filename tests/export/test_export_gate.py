@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import tiny
+from made_adapters import trained
 from swift.commands import export
 from swift.core.errors import ModelError
 from swift.core.logs import get_logger
@@ -20,10 +21,7 @@ from swift.models.weights import weight_files
 from swift.options.model import ModelOptions
 from swift.options.parse import parse
 from swift.options.tuner import TunerChoice, TunerOptions
-from swift.options.tuner_variants import TunerVariantOptions
-from swift.tuners import checkpoints
 from swift.tuners.attach import attach, load_adapters
-from swift.tuners.request import Run
 
 IDS_BT = torch.arange(5, 17)[None]
 MERGEABLE = {
@@ -39,11 +37,6 @@ MERGEABLE = {
     "llamapro": {},
 }
 
-VARIANTS = TunerVariantOptions(
-    adalora_init_r=4, adalora_target_r=2, vera_rank=8, vera_d_initial=0.5, fourier_n_frequency=50,
-    llamapro_num_new_blocks=2, llamapro_num_groups=2,
-)  # fmt: skip
-
 
 @pytest.fixture
 def heard(caplog, monkeypatch):
@@ -54,22 +47,6 @@ def heard(caplog, monkeypatch):
 @pytest.fixture
 def base(tmp_path):
     return tiny.checkpoint(tmp_path / "base")
-
-
-def trained(base, folder, method="lora", **options):
-    """An adapter that changes the model, as a run saves it."""
-    torch.manual_seed(0)
-    model = load_model(model_info(ModelOptions(model=str(base))), ModelOptions(model=str(base)), training=True)
-    tuned = attach(
-        model, TunerChoice(tuner_type=method), TunerOptions(**options), variants=VARIANTS, run=Run(total_steps=100)
-    )
-    for parameter in tuned.parameters():
-        if parameter.requires_grad:
-            parameter.data += 0.02 * torch.randn_like(parameter)
-    if not checkpoints.write(tuned, folder, None):
-        tuned.save_pretrained(folder, save_embedding_layers=False)
-    checkpoints.complete(tuned, folder)
-    return folder
 
 
 def run(*words):

@@ -449,6 +449,15 @@ CONTRADICTIONS = {
     "an_export_makes_one_thing": (
         commands.Export, {"model": "owner/name", "to_ollama": True, "to_mcore": True}, {}, "--to_ollama and --to_mcore",
     ),
+    "ollama_is_given_whole_models": (
+        commands.Export, {"model": "owner/name", "adapters": ["owner/a"], "to_ollama": True}, {}, "Add --merge_lora true",
+    ),
+    "a_modelfile_leaves_weights_alone": (
+        commands.Export, {"model": "owner/name", "to_ollama": True, "torch_dtype": "float16"}, {}, "--torch_dtype has no effect",
+    ),
+    "ollama_has_no_beams": (
+        commands.Export, {"model": "owner/name", "to_ollama": True, "num_beams": 2}, {}, "no beam search",
+    ),
     "quantization_is_told_how": (commands.Export, {"model": "owner/name", "quant_method": "awq"}, {}, "for calibration"),
     "an_agent_template_is_known": (
         commands.Sft, {**TRAIN, "agent_template": "hermess"}, {}, "--agent_template hermess: there is no such agent template. "

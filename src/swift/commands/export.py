@@ -6,6 +6,7 @@ from pathlib import Path
 
 from swift.commands.begin import begin
 from swift.commands.cached_dataset import to_cached_dataset
+from swift.commands.ollama import tell, to_ollama, write_modelfile
 from swift.commands.task_settings import settled_task
 from swift.core.errors import UsageError
 from swift.core.logs import get_logger
@@ -39,11 +40,18 @@ def run(command: Export) -> Path:
                 f"--{other} and --to_cached_dataset cannot be exported at once. Run swift export for each."
             )
         return to_cached_dataset(begin(command, command.general))
+    if command.export.to_ollama and not command.merge.merge_lora:
+        if command.export.push_to_hub:
+            raise UsageError(
+                "--to_ollama writes a Modelfile that names a folder of this machine, which is of no use on a hub. Add "
+                "--merge_lora true (with --adapters), which makes a folder of both, or drop --push_to_hub."
+            )
+        return to_ollama(begin(command, command.general))
     if not command.merge.merge_lora and not command.export.push_to_hub:
         raise UsageError(
             "swift export has nothing to do: no kind of export was asked for. Add --merge_lora true (with --adapters) "
-            "to merge an adapter into its model, --to_cached_dataset true to tokenize data sets beforehand, or "
-            "--push_to_hub true to push a checkpoint."
+            "to merge an adapter into its model, --to_ollama true to write a Modelfile for Ollama, --to_cached_dataset "
+            "true to tokenize data sets beforehand, or --push_to_hub true to push a checkpoint."
         )
     if command.merge.merge_lora and not command.model.adapters:
         raise UsageError("--merge_lora true needs the adapter to merge: --adapters <checkpoint folder>.")
@@ -81,7 +89,7 @@ def merge_lora(command: Export) -> Path:
     """
     size = shard_size(command.merge.max_shard_size)
     info = model_info(command.model, access(command.general))
-    output = output_folder(command.export.output_dir, info)
+    output = output_folder(command, info)
     require_free(output, exist_ok=command.export.exist_ok, inputs=(info.path, *info.adapters))
     options = command.model
     if options.device_map is None:
@@ -93,8 +101,13 @@ def merge_lora(command: Export) -> Path:
         heard = _written(command, options, info, folder, size)
         write_args(_standing_alone(command, output), folder)
         require_same(folder, options, info.family, heard)
+        if command.export.to_ollama:
+            alone = ModelOptions(model=str(folder), model_type=info.family)
+            write_modelfile(command, model_info(alone), folder, model=".")
     get_logger().info("merged model: %s", output)
     get_logger().info("try it: swift infer --model %s", output)
+    if command.export.to_ollama:
+        tell(output)
     return output
 
 
@@ -115,11 +128,12 @@ def _written(command: Export, options: ModelOptions, info: ModelInfo, folder: Pa
     return Heard(prompts, merged.without, merged.with_adapter, merged.model.dtype)
 
 
-def output_folder(output_dir: str | None, info: ModelInfo) -> Path:
-    """Where the merged model goes, absolute: `--output_dir`, else the folder of the first adapter plus `-merged`."""
-    if output_dir is not None:
-        return Path(output_dir).expanduser().resolve()
-    return info.adapters[0].with_name(f"{info.adapters[0].name}-merged")
+def output_folder(command: Export, info: ModelInfo) -> Path:
+    """Where the merged model goes, absolute: `--output_dir`, else beside the first adapter, its name with a suffix."""
+    if command.export.output_dir is not None:
+        return Path(command.export.output_dir).expanduser().resolve()
+    suffix = "ollama" if command.export.to_ollama else "merged"
+    return info.adapters[0].with_name(f"{info.adapters[0].name}-{suffix}")
 
 
 def _standing_alone(command: Export, output: Path) -> Export:

@@ -44,8 +44,9 @@ class ExportOptions(Options):
     template_mode: Literal["train", "rlhf", "kto"] = option("train", when=given("to_cached_dataset"))
     """What the cached data is for: train for pt and sft, kto for KTO, rlhf for the other preference methods. PPO,
     GRPO and GKD cannot use cached data."""
-    to_ollama: bool = option(False, later="Modelfiles for Ollama")
-    """Whether a Modelfile for Ollama is written."""
+    to_ollama: bool = False
+    """Whether a Modelfile for Ollama is written, whose prompts are shown to be those of the model. With `--merge_lora`
+    it lies in the folder of the merged model."""
     to_mcore: bool = option(False, important=True, later=MEGATRON)
     """Whether weights are converted from Hugging Face's form to Megatron's."""
     to_hf: bool = option(False, later=MEGATRON)

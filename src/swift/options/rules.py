@@ -99,7 +99,6 @@ LATER_ZH = {
     "DeepSpeed's tensor parallelism": "DeepSpeed 张量并行",
     "the engines vLLM, SGLang and LMDeploy": "vLLM、SGLang 与 LMDeploy 引擎",
     "conversion to and from Megatron": "与 Megatron 格式互转",
-    "Modelfiles for Ollama": "Ollama 的 Modelfile",
 }
 """What is not available yet -> the same in Chinese."""
 

@@ -236,6 +236,42 @@ def an_export_makes_one_thing(case: Case) -> Words | None:
     )
 
 
+@rule("export", "merge-lora")
+def ollama_is_given_whole_models(case: Case) -> Words | None:
+    """An adapter is merged first, which the same command can do."""
+    if not case["to_ollama"] or case["merge_lora"] or not case["adapters"]:
+        return None
+    return Words(
+        "--to_ollama writes a Modelfile for a whole model, and --adapters names an adapter. Add --merge_lora true, or "
+        "pass the merged model with --model.",
+        "--to_ollama 为完整模型生成 Modelfile，而 --adapters 指定了 adapter。请添加 --merge_lora true，或用 --model 指定合并后的模型。",
+    )
+
+
+@rule("export", "merge-lora")
+def a_modelfile_leaves_weights_alone(case: Case) -> Words | None:
+    """What changes weights or a config has no effect on a model that stays where it is."""
+    changing = ("torch_dtype", "rope_scaling", "new_special_tokens", "max_shard_size", "device_map", "attn_impl")
+    asked = [f"--{name}" for name in changing if case.asks(name)]
+    if not case["to_ollama"] or case["merge_lora"] or not asked:
+        return None
+    return Words(
+        f"{', '.join(asked)} has no effect with --to_ollama, which leaves the model as it is. Drop it.",
+        f"{'、'.join(asked)} 与 --to_ollama 同时使用时不起作用：模型保持原样。请去掉。",
+    )
+
+
+@rule("export", "merge-lora")
+def ollama_has_no_beams(case: Case) -> Words | None:
+    """It samples, or takes the likeliest token."""
+    if not case["to_ollama"] or (case["num_beams"] or 1) == 1:
+        return None
+    return Words(
+        f"--num_beams {case['num_beams']} has no effect with --to_ollama: Ollama has no beam search. Drop it.",
+        f"--num_beams {case['num_beams']} 与 --to_ollama 同时使用时不起作用：Ollama 没有 beam search。请去掉。",
+    )
+
+
 @rule("export")
 def quantization_is_told_how(case: Case) -> Words | None:
     """Calibrated methods need rows, and all but fp8 a number of bits."""

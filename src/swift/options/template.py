@@ -9,7 +9,7 @@ from swift.options.declare import Options, option
 from swift.options.model import MULTIMODAL
 
 TRAINS = command("pt", "sft", "rlhf", "web-ui")
-TOKENIZES_TO_TRAIN = TRAINS | command("export")
+TOKENIZES_TO_TRAIN = TRAINS | given("to_cached_dataset")
 ANSWERS = (
     command("infer", "deploy", "rollout", "eval", "app", "sample", "web-ui")
     | given("predict_with_generate")
@@ -61,7 +61,7 @@ class TemplateOptions(Options):
     template_backend: Literal["swift", "jinja"] = "swift"
     """Who prepares messages: `swift` applies its rules for thinking and history first, `jinja` hands them untouched
     to the checkpoint's chat template."""
-    response_prefix: str | None = option(None, when=ANSWERS)
+    response_prefix: str | None = option(None, when=ANSWERS | given("to_ollama"))
     """Text every reply begins with when the model answers. By default the thinking prefix that `--enable_thinking`
     and the template call for."""
     enable_thinking: bool | None = None
