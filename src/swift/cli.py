@@ -46,6 +46,10 @@ COMMANDS: dict[str, Entry] = {
     "eval": Entry(Words("evaluate on benchmarks", "在评测集上评测")),
     "export": Entry(Words("merge, quantize, convert, push", "合并、量化、转换、推送"), "swift.commands.export:run"),
     "merge-lora": Entry(Words("merge an adapter into its model", "将 adapter 合并到模型"), "swift.commands.export:run"),
+    "parity": Entry(
+        Words("hold what is served against what was trained", "对比部署的模型与训练所得的模型"),
+        "swift.commands.parity:run",
+    ),
     "sample": Entry(Words("sample many replies and keep the best", "多次采样并保留最佳回复")),
     "app": Entry(Words("chat with a model in a web page", "在网页中与模型对话")),
     "web-ui": Entry(Words("train and infer from a web page", "在网页中训练与推理")),

@@ -28,6 +28,8 @@ COMMANDS = {
         commands.App, commands.Export, commands.MergeLora, commands.Sample, commands.WebUi,
     )
 }  # fmt: skip
+OURS = {"parity": commands.Parity}
+"""Commands that the manual does not have."""
 METHODS = ("gkd", "grpo")
 """Groups of the manual whose rows hold for one --rlhf_type."""
 OPEN = ("attn_impl", "deepspeed", "fsdp", "reward_funcs")
@@ -191,7 +193,7 @@ def test_a_renamed_option_leads_to_one_that_exists():
 def surface() -> str:
     """One line per command and flag: what it takes and what it is when nobody says."""
     lines = []
-    for name, cls in COMMANDS.items():
+    for name, cls in (COMMANDS | OURS).items():
         for flag in flags(cls).values():
             default = f"derived: {flag.marks.rule}" if flag.default is None and flag.marks.rule else repr(flag.default)
             lines.append(f"{name} --{flag.name} | {expected(flag.info, 'en')} | {default}")

@@ -10,6 +10,7 @@ from swift.options.general import GeneralOptions
 from swift.options.generation import GenerationOptions
 from swift.options.model import ModelOptions, QuantizationOptions
 from swift.options.optimizers import OptimizerOptions
+from swift.options.parity import ParityOptions
 from swift.options.policy import PolicyOptions
 from swift.options.ppo import PpoOptions
 from swift.options.preference import PreferenceOptions
@@ -147,6 +148,19 @@ class MergeLora(Export):
 
     name = "merge-lora"
     merge: MergeOptions = part(merge_lora=True)
+
+
+class Parity(Command):
+    """What was trained held against what answers: token ids and log-probabilities."""
+
+    name = "parity"
+    parity: ParityOptions = part()
+    model: ModelOptions = part()
+    data: DataOptions = part()
+    template: TemplateOptions = part()
+    quantization: QuantizationOptions = part()
+    method: TunerChoice = part()
+    general: GeneralOptions = part()
 
 
 class Sample(Command):

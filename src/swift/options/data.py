@@ -7,7 +7,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from swift.options.conditions import absent, command, given
 from swift.options.declare import Fraction, Json, Options, option
 
-READS_DATA = command("pt", "sft", "rlhf", "infer", "export", "sample", "web-ui")
+READS_DATA = command("pt", "sft", "rlhf", "infer", "export", "parity", "sample", "web-ui")
 HAS_TRAINING_ROWS = given("dataset", "cached_dataset", "load_data_args")
 HAS_ROWS = given("dataset", "val_dataset", "cached_dataset", "cached_val_dataset", "load_data_args")
 PREPARES = command("pt", "sft", "rlhf", "export")

@@ -353,8 +353,9 @@ def vllm_use_async_engine(values: Values) -> Derived:
 
 @derives("served_model_name")
 def served_model_name(values: Values) -> Derived:
-    """The name users know the model by."""
-    return (_last_part(values["model"]), "the last part of model") if values["model"] else None
+    """The name users know the model by. Of a server that runs already, only the server knows it."""
+    names = values["model"] and values["command"] != "parity"
+    return (_last_part(values["model"]), "the last part of model") if names else None
 
 
 @derives("studio_title")

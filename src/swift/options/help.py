@@ -38,6 +38,7 @@ GROUPS: dict[str, Words] = {
     "InferOptions": Words("Inference", "推理"),
     "DeployOptions": Words("Server", "部署"),
     "TurnOptions": Words("Turns of a rollout", "多轮 Rollout"),
+    "ParityOptions": Words("Comparison", "对比"),
     "WebOptions": Words("Web page", "网页"),
     "AppOptions": Words("Chat page", "聊天页面"),
     "EvaluationOptions": Words("Evaluation", "评测"),

@@ -31,7 +31,7 @@ COMMANDS: dict[str, type[Command]] = {
     command.name: command
     for command in (
         commands.Pt, commands.Sft, commands.Rlhf, commands.Infer, commands.Deploy, commands.Rollout, commands.Eval,
-        commands.Export, commands.MergeLora, commands.Sample, commands.App, commands.WebUi,
+        commands.Export, commands.MergeLora, commands.Parity, commands.Sample, commands.App, commands.WebUi,
     )
 }  # fmt: skip
 """Every command that has options, by name."""

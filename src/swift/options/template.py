@@ -9,9 +9,9 @@ from swift.options.declare import Options, option
 from swift.options.model import MULTIMODAL
 
 TRAINS = command("pt", "sft", "rlhf", "web-ui")
-TOKENIZES_TO_TRAIN = TRAINS | given("to_cached_dataset")
+TOKENIZES_TO_TRAIN = TRAINS | command("parity") | given("to_cached_dataset")
 ANSWERS = (
-    command("infer", "deploy", "rollout", "eval", "app", "sample", "web-ui")
+    command("infer", "deploy", "rollout", "eval", "app", "parity", "sample", "web-ui")
     | given("predict_with_generate")
     | equals("rlhf_type", "ppo", "grpo", "gkd")
 )
