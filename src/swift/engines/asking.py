@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +73,27 @@ class Server:
             [each["token"] for each in said], [float(each["logprob"]) for each in said], _prompt_tokens(answer)
         )
 
+    def pieces(
+        self, model: str, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], *, stream: bool
+    ) -> Iterator[Mapping[str, Any]]:
+        """The reply to a chat, piece by piece as the server streams it: `content`, `reasoning_content`, ...
+
+        settings: further fields of the request, as OpenAI names them. stream: else there is one piece, the whole.
+        """
+        url = f"{self.url}/chat/completions"
+        body = {"model": model, "messages": list(messages), **settings, "stream": stream}
+        if not stream:
+            yield self._answer("POST", url, body)["choices"][0]["message"]
+            return
+        try:
+            with self._client.stream("POST", url, json=body) as response:
+                if response.status_code != 200:
+                    response.read()
+                    raise EngineError(f"{url} answers {response.status_code}: {_reason(response)}")
+                yield from _deltas(url, response.iter_lines())
+        except httpx.HTTPError as error:
+            raise EngineError(f"{url} does not answer: {error or type(error).__name__}.") from None
+
     def continuation(self, model: str, ids: Sequence[int], count: int) -> Served:
         """The likeliest tokens behind token ids, without any template."""
         body = {"model": model, "prompt": list(ids), "max_tokens": count, "temperature": 0, "logprobs": 1}
@@ -95,6 +117,20 @@ class Server:
             return response.json()
         except ValueError:
             raise EngineError(f"--url {self.url}: {url} answers no JSON. Is it the address of an API?") from None
+
+
+def _deltas(url: str, lines: Iterator[str]) -> Iterator[Mapping[str, Any]]:
+    """What grows in the first choice of a stream of events. Raises EngineError for an event that is an error."""
+    for line in lines:
+        if not line.startswith("data:"):
+            continue
+        data = line.removeprefix("data:").strip()
+        if data == "[DONE]":
+            return
+        event = json.loads(data)
+        if event.get("error"):
+            raise EngineError(f"{url} has stopped: {event['error'].get('message', data)}")
+        yield from (choice["delta"] for choice in event.get("choices", [])[:1])
 
 
 def _switched(switches: Mapping[str, Any]) -> dict[str, Any]:

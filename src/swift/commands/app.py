@@ -1,0 +1,76 @@
+"""This file knows `swift app`: a chat page over a model that is served, here or elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from swift.core.errors import UsageError
+from swift.core.extras import need
+from swift.core.logs import get_logger
+from swift.engines.asking import Server
+from swift.options.commands import App
+from swift.options.generation import GenerationOptions
+from swift.webui.chat_page import ChatPage
+from swift.webui.talk import Partner
+
+
+def run(command: App) -> None:
+    """Show the page until Ctrl-C."""
+    with opened(command) as page:
+        page.block_thread()
+
+
+@contextmanager
+def opened(command: App) -> Iterator[Any]:
+    """The page, launched; what belongs to it is let go of in the end."""
+    need("gradio", "swift app")
+    assert command.app.base_url is not None, "a rule asks for it"
+    server = Server(command.app.base_url, command.deploy.api_key)
+    page = None
+    try:
+        page = _page(command, server).build()
+        try:
+            page.launch(
+                server_name=command.web.server_name, server_port=command.web.server_port, share=command.web.share,
+                prevent_thread_lock=True, quiet=True, footer_links=[],
+            )  # fmt: skip
+        except OSError as error:
+            raise UsageError(
+                f"--server_port {command.web.server_port}: the page cannot be served on {command.web.server_name}: "
+                f"{' '.join(str(error).split())} Choose another port."
+            ) from None
+        get_logger().info("the page is at %s", page.local_url)
+        yield page
+    finally:
+        if page is not None:
+            page.close()
+        server.close()
+
+
+def _page(command: App, server: Server) -> ChatPage:
+    model = _model(command, server)
+    generation = command.generation
+    stream = True if generation.stream is None else generation.stream
+    partner = Partner(server, model, settings_of(generation), stream=stream)
+    return ChatPage(partner, command.app.studio_title or model, command.template.system or "", command.web.lang)
+
+
+def settings_of(generation: GenerationOptions) -> dict[str, Any]:
+    """The generation options as fields of OpenAI's request; what was not given is left to the server."""
+    given = {
+        "max_tokens": generation.max_new_tokens, "temperature": generation.temperature, "top_p": generation.top_p,
+        "top_k": generation.top_k, "repetition_penalty": generation.repetition_penalty,
+        "stop": generation.stop_words or None,
+    }  # fmt: skip
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _model(command: App, server: Server) -> str:
+    """The name of the model that is asked: as told, else the first that the server lists."""
+    listed = server.models()
+    wanted = command.deploy.served_model_name
+    if not listed or (wanted is not None and wanted not in listed):
+        raise UsageError(f"--base_url {command.app.base_url}: the server has {', '.join(listed) or 'no model'}.")
+    return wanted or listed[0]
