@@ -458,6 +458,9 @@ CONTRADICTIONS = {
     "ollama_has_no_beams": (
         commands.Export, {"model": "owner/name", "to_ollama": True, "num_beams": 2}, {}, "no beam search",
     ),
+    "a_page_over_a_server_leaves_the_model_to_it": (
+        commands.App, {"base_url": "http://localhost:8000/v1", "model": "owner/name"}, {}, "--model: no effect together",
+    ),
     "quantization_is_told_how": (commands.Export, {"model": "owner/name", "quant_method": "awq"}, {}, "for calibration"),
     "an_agent_template_is_known": (
         commands.Sft, {**TRAIN, "agent_template": "hermess"}, {}, "--agent_template hermess: there is no such agent template. "

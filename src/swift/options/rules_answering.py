@@ -10,6 +10,12 @@ from swift.options.derivations import processes
 
 rule = Rules()
 SERVED = ("deploy", "rollout", "eval", "app")
+PAGE = (
+    "base_url", "api_key", "served_model_name", "studio_title", "lang", "server_name", "server_port", "share", "is_multimodal",
+    "system", "max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "stop_words", "stream",
+    "config", "ignore_args_error", "load_args",
+)  # fmt: skip
+"""Options that a chat page over a server which runs already has a use for."""
 
 
 # ---------------------------------------------------------------------------------------------------------- inference
@@ -125,6 +131,20 @@ def named_adapters_are_asked_for_by_clients(case: Case) -> Words | None:
     return Words(
         f"--adapters {twice}=...: this name is given twice, or is that of the model. Choose another.",
         f"--adapters {twice}=...：该名称重复，或与模型名相同。请换一个。",
+    )
+
+
+@rule("app")
+def a_page_over_a_server_leaves_the_model_to_it(case: Case) -> Words | None:
+    """The model was loaded when the server was started."""
+    idle = sorted(name for name in case.asked - set(PAGE) if case[name])
+    if not case["base_url"] or not idle:
+        return None
+    shown = ", ".join(f"--{name}" for name in idle)
+    return Words(
+        f"{shown}: no effect together with --base_url, whose server has its model already. Drop --base_url to serve a model "
+        "here, or drop the others.",
+        f"{shown}：与 --base_url 同时使用时不起作用，该服务已有模型。如需在本地部署请去掉 --base_url，否则请去掉其余参数。",
     )
 
 

@@ -99,6 +99,6 @@ class AppOptions(Options):
     """Address of a served model, e.g. `http://localhost:8000/v1`. When not given, `--model` is served here."""
     studio_title: str | None = option(None, rule="the model name")
     """Title of the page."""
-    is_multimodal: bool | None = option(None, rule="from the model")
+    is_multimodal: bool | None = option(None, rule="from the model", later=MULTIMODAL)
     """Whether the page takes images, video and audio; decided by the model when not given, and false where that
     cannot be told."""
