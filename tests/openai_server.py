@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,7 +18,7 @@ from swift.engines.base import Sampling
 class Served:
     """What is served. key: what callers must show. lacks: paths that are not there. asked: the requests that came in.
 
-    says: the text of streamed replies, in pieces; None asks the model.
+    says: the text of streamed replies, in pieces, and seconds between them; None asks the model.
     """
 
     engine: object
@@ -85,6 +86,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
         for piece in pieces:
+            if isinstance(piece, float):
+                time.sleep(piece)
+                continue
             delta = piece if isinstance(piece, dict) else {"content": piece}
             event = {"choices": [{"index": 0, "delta": delta}]}
             self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -103,6 +104,20 @@ def test_a_question_is_answered_again_and_forgotten(engine):
         assert visitor.predict(api_name="/clear") == []
         visitor.predict("Hello", api_name="/send")
         assert said(asked) == ["Hello"]
+
+
+def test_a_reply_that_is_stopped_stays_as_far_as_it_came(engine):
+    with page(engine, says=("Once upon", 1.0, " a time", *[2.0, "."] * 5)) as (url, asked, _):
+        visitor = client(url)
+        job = visitor.submit("Tell me a story", api_name="/send")
+        while not any("a time" in str(seen) for seen in job.outputs()):
+            time.sleep(0.1)
+        job.cancel()
+        visitor.submit("Shorter!", api_name="/send")
+        while len(asked) < 2:
+            time.sleep(0.1)
+        assert re.fullmatch(r"Once upon a time\.?", said(asked)[1])
+        assert said(asked)[2] == "Shorter!"
 
 
 @pytest.mark.parameter("temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens", "stop_words", "api_key")

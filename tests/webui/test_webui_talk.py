@@ -92,3 +92,5 @@ def test_thinking_is_folded_when_it_is_over_and_open_while_it_grows():
 def test_tags_and_stars_mean_themselves_and_code_is_left_alone():
     [turn] = shown({"role": "user", "content": "<b>2 * 3</b> `a<b` and\n```\nx < y * z\n```\n<i>"}, PAGE["en"])
     assert turn["content"] == "&lt;b&gt;2 \\* 3&lt;/b&gt; `a<b` and\n```\nx < y * z\n```\n&lt;i&gt;"
+    [turn] = shown({"role": "assistant", "content": "**Yes** <b>"}, PAGE["en"])
+    assert turn["content"] == "**Yes** &lt;b&gt;", "a reply may be in Markdown"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,12 @@ from swift.webui.words import PAGE, PageWords
 VISITORS = 16
 """Replies that are written at a time."""
 _CODE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.DOTALL)
-_ESCAPES = str.maketrans({"<": "&lt;", ">": "&gt;", "*": "\\*"})
+_TAGS = str.maketrans({"<": "&lt;", ">": "&gt;"})
+_TAGS_AND_STARS = str.maketrans({"<": "&lt;", ">": "&gt;", "*": "\\*"})
+_FORMULAS = [
+    {"left": left, "right": right, "display": is_block}
+    for left, right, is_block in (("$$", "$$", True), ("\\[", "\\]", True), ("\\(", "\\)", False))
+]
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,14 @@ class ChatPage:
         words = PAGE[self.language]
         with gr.Blocks(title=self.title, analytics_enabled=False, fill_height=True) as page:
             turns, system = gr.State([]), gr.State(self.system)
-            gr.Markdown(f"<h1 style='text-align: center'>{_escaped(self.title)}</h1>")
+            gr.Markdown(f"<h1 style='text-align: center'>{_escaped(self.title, _TAGS_AND_STARS)}</h1>")
             with gr.Row():
                 box = gr.Textbox(self.system, label=words.system, lines=1, max_lines=8, scale=4)
                 set_system = gr.Button(words.set_system, scale=1)
-            chat = gr.Chatbot(label=self.title, show_label=False, scale=1, buttons=["copy"], feedback_options=None)
+            chat = gr.Chatbot(
+                label=self.title, show_label=False, scale=1, buttons=["copy"], feedback_options=None,
+                latex_delimiters=_FORMULAS,
+            )  # fmt: skip
             query = gr.Textbox(placeholder=words.question, show_label=False, lines=1, max_lines=16, autofocus=True)
             with gr.Row():
                 send = gr.Button(words.send, variant="primary")
@@ -49,6 +57,7 @@ class ChatPage:
             ]
             stop.click(None, cancels=running, api_name=False)
             clear.click(self._clear, None, shown, cancels=running, api_name="clear")
+            chat.clear(self._clear, None, shown, cancels=running, api_name=False)
             set_system.click(self._set_system, [box], [system, *shown], cancels=running, api_name="set_system")
         page.queue(default_concurrency_limit=VISITORS)
         return page
@@ -97,12 +106,13 @@ def shown(turn: Turn, words: PageWords) -> Iterator[dict[str, Any]]:
         is_thought = turn["is_done"] or bool(turn["content"])
         title, status = (words.thought, "done") if is_thought else (words.thinking, "pending")
         about = {"title": title, "status": status}
-        yield {"role": "assistant", "content": _escaped(turn["reasoning"]), "metadata": about}
+        yield {"role": "assistant", "content": _escaped(turn["reasoning"], _TAGS), "metadata": about}
     if turn["content"] or not turn.get("reasoning"):
-        yield {"role": turn["role"], "content": _escaped(turn["content"])}
+        meant = _TAGS if turn["role"] == "assistant" else _TAGS_AND_STARS
+        yield {"role": turn["role"], "content": _escaped(turn["content"], meant)}
 
 
-def _escaped(text: str) -> str:
-    """A text in which tags and stars mean themselves; code is left alone, in which nothing else has a meaning."""
+def _escaped(text: str, characters: Mapping[int, str]) -> str:
+    """A text in which some characters mean themselves; code is left alone, in which they do anyway."""
     parts = _CODE.split(text)
-    return "".join(part if place % 2 else part.translate(_ESCAPES) for place, part in enumerate(parts))
+    return "".join(part if place % 2 else part.translate(characters) for place, part in enumerate(parts))
