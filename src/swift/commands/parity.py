@@ -21,6 +21,7 @@ from swift.core.errors import DataError, UsageError
 from swift.data.conversations import load_conversations
 from swift.data.library import HubAccess
 from swift.engines.base import Completion, Sampling
+from swift.engines.detokenizer import REPLACEMENT
 from swift.engines.asking import NotOffered, Served, Server
 from swift.engines.transformers import TransformersEngine
 from swift.hub.models import access
@@ -32,6 +33,8 @@ from swift.models.vocabulary import with_room
 from swift.options.commands import Parity
 from swift.proofs.parity import (
     LIMITS,
+    NO_ADAPTER,
+    SINGLE,
     Comparison,
     ParityReport,
     Said,
@@ -314,15 +317,35 @@ def _said(local: Local, row: Row, reply: Served, limit: float) -> Said:
     """
     own = [local.text([token]) for token in row.reply.token_ids]
     pairs = zip(own, reply.tokens, strict=False)
-    common = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(own), len(reply.tokens)))
+    common = next((i for i, (a, b) in enumerate(pairs) if not _reads_as(a, b)), min(len(own), len(reply.tokens)))
     parted = ""
     if common < len(own) and common < len(reply.tokens):
-        ids = [*row.prompt.input_ids, *row.reply.token_ids[:common]]
-        here, there = local.logprob_of(ids, reply.tokens[common]), reply.logprobs[common]
-        if here is None or abs(here - there) > 10 * limit or row.forward[common] - here > 20 * limit:
-            shown = "is not among the 50 likeliest" if here is None else f"has {here:.4f}"
-            parted = (
-                f"behind {''.join(own[:common])!r} the server says {reply.tokens[common]!r} ({there:.4f}), which {shown} "
-                f"here, where {own[common]!r} is said ({row.forward[common]:.4f})"
-            )
+        parted = _parted(local, row, common, (reply.tokens[common], reply.logprobs[common]), limit)
     return Said(row.number, own[:common], row.forward[:common], reply.logprobs[:common], parted, row.bare[:common])
+
+
+def _parted(local: Local, row: Row, place: int, there: tuple[str, float], limit: float) -> str:
+    """What is to be said where the server chose another token than our engine; "" when both are as likely."""
+    (word, theirs), own = there, local.text(row.reply.token_ids[place : place + 1])
+    ids = [*row.prompt.input_ids, *row.reply.token_ids[:place]]
+    ours = local.logprob_of(ids, word)
+    if ours is not None and abs(ours - theirs) <= SINGLE * limit and row.forward[place] - ours <= 2 * SINGLE * limit:
+        return ""
+    shown = "is not among the 50 likeliest" if ours is None else f"has {ours:.4f}"
+    said = (
+        f"behind {local.text(row.reply.token_ids[:place])!r} the server says {word!r} ({theirs:.4f}), which {shown} here, "
+        f"where {own!r} is said ({row.forward[place]:.4f})"
+    )
+    without = local.without
+    if without is None:
+        return said
+    with without:
+        bare = local.logprob_of(ids, word)
+    is_nearer = bare is not None and (ours is None or abs(bare - theirs) < abs(ours - theirs) / 2)
+    return f"{said}; without its adapter the model has {bare:.4f} here. {NO_ADAPTER}" if is_nearer else said
+
+
+def _reads_as(ours: str, theirs: str) -> bool:
+    """Whether both are texts of one token. One that is a part of a character has none, and servers write what they like:
+    its log-probability has to tell."""
+    return ours == theirs or REPLACEMENT in ours

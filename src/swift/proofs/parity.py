@@ -15,6 +15,7 @@ LIMITS = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 4e-2}
 """Type of the weights -> how far log-probabilities may be apart on average, by other orders of summation in that type."""
 SINGLE = 10
 """How many times as far a single one may be apart."""
+NO_ADAPTER = "The server may not have loaded the adapter, or be asked by another name"
 AROUND = 6
 """Tokens of the neighbourhood that are shown on either side of a difference."""
 
@@ -130,7 +131,7 @@ def _explained(said: Sequence[Said], mean: float) -> str:
     gaps = [abs(a - b) for each in said if each.bare for a, b in zip(each.bare, each.theirs, strict=True)]
     if not gaps or not sum(gaps) / len(gaps) < mean / 2:
         return ""
-    return ". It is nearer to the model without its adapter: the server may not have loaded it, or be asked by another name"
+    return f". It is nearer to the model without its adapter. {NO_ADAPTER}"
 
 
 def effect(before: Sequence[Sequence[float]], after: Sequence[Sequence[float]], moved: float) -> Comparison:
