@@ -18,7 +18,7 @@ import pytest
 import tiny
 from openai_server import serving
 from swift.chat.render import Renderer
-from swift.engines.transformers import TransformersEngine
+from swift.engines.transformers import Transformers
 from swift.options.template import TemplateOptions
 
 pytestmark = [pytest.mark.extra, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of gradio's client
@@ -34,7 +34,7 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def engine():
-    return TransformersEngine(tiny.model(), tiny.tokenizer())
+    return Transformers(tiny.model(), tiny.tokenizer())
 
 
 def started(*words):

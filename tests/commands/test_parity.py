@@ -13,7 +13,7 @@ from openai_server import serving
 from swift.chat.render import Renderer
 from swift.commands import parity
 from swift.core.errors import EngineError, UsageError
-from swift.engines.transformers import TransformersEngine
+from swift.engines.transformers import Transformers
 from swift.models.info import model_info
 from swift.models.load import load_model
 from swift.options.model import ModelOptions
@@ -49,7 +49,7 @@ def served(base, adapters=(), chat_template=tiny.CHATML, template=None, **how):
     model = load_adapters(load_model(model_info(options), options, training=False), adapters)
     tokenizer = tiny.tokenizer(chat_template)
     renderer = Renderer(tokenizer, template or TemplateOptions())
-    with serving(TransformersEngine(model, tokenizer), renderer, **how) as (url, asked):
+    with serving(Transformers(model, tokenizer), renderer, **how) as (url, asked):
         yield url, asked
 
 

@@ -9,7 +9,7 @@ from openai_server import serving
 from swift.chat.render import Renderer
 from swift.core.errors import EngineError
 from swift.engines.asking import Server
-from swift.engines.transformers import TransformersEngine
+from swift.engines.transformers import Transformers
 from swift.options.template import TemplateOptions
 from swift.webui.chat_page import shown
 from swift.webui.talk import Partner, asked, messages, unanswered
@@ -23,7 +23,7 @@ TURNS = [
 
 @pytest.fixture(scope="module")
 def engine():
-    return TransformersEngine(tiny.model(), tiny.tokenizer())
+    return Transformers(tiny.model(), tiny.tokenizer())
 
 
 def said(engine, pieces, *, stream=True, **how):

@@ -23,7 +23,7 @@ from swift.data.library import HubAccess
 from swift.engines.base import Completion, Sampling
 from swift.engines.detokenizer import REPLACEMENT
 from swift.engines.asking import NotOffered, Served, Server
-from swift.engines.transformers import TransformersEngine
+from swift.engines.transformers import Transformers
 from swift.hub.models import access
 from swift.models.families import layout_for
 from swift.models.info import ModelInfo, model_info
@@ -199,7 +199,7 @@ def _rows(conversations: Sequence[Conversation], renderer: Renderer, notes: list
 
 def _answer(command: Parity, local: Local, rows: Sequence[Row]) -> None:
     """Let our engine answer, token by token with its cache; and look at the same tokens in one pass."""
-    engine = TransformersEngine(
+    engine = Transformers(
         local.model, local.tokenizer, max_batch_size=-1, stop_token_ids=local.renderer.stop_token_ids,
         context_length=local.info.max_length,
     )  # fmt: skip
