@@ -106,6 +106,15 @@ def test_a_question_is_answered_again_and_forgotten(engine):
         assert said(asked) == ["Hello"]
 
 
+def test_of_several_models_the_visitor_chooses_one(engine):
+    with page(engine, says=("Hi",), models=("base", "pirate")) as (url, asked, _):
+        visitor = client(url)
+        visitor.predict("Hello", "base", api_name="/send")
+        visitor.predict("Hello", "pirate", api_name="/send")
+        visitor.predict("base", api_name="/regenerate")
+        assert [body["model"] for _, body in asked] == ["base", "pirate", "base"]
+
+
 def test_a_reply_that_is_stopped_stays_as_far_as_it_came(engine):
     with page(engine, says=("Once upon", 1.0, " a time", *[2.0, "."] * 5)) as (url, asked, _):
         visitor = client(url)

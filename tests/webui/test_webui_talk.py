@@ -29,7 +29,9 @@ def engine():
 def said(engine, pieces, *, stream=True, **how):
     renderer = Renderer(tiny.tokenizer(), TemplateOptions())
     with serving(engine, renderer, says=tuple(pieces), **how) as (url, _):
-        return list(Partner(Server(url), "tiny", stream=stream).answer("", [{"role": "user", "content": "Hi"}]))
+        return list(
+            Partner(Server(url), ["tiny"], stream=stream).answer("tiny", "", [{"role": "user", "content": "Hi"}])
+        )
 
 
 def test_what_was_thought_is_not_said_again():
@@ -66,7 +68,9 @@ def test_a_whole_reply_is_the_models(engine):
     with serving(engine, renderer) as (url, asked_for):
         settings = {"max_tokens": 3, "temperature": 0}
         turns = list(
-            Partner(Server(url), "tiny", settings, stream=False).answer("S.", [{"role": "user", "content": "Hi"}])
+            Partner(Server(url), ["tiny"], settings, stream=False).answer(
+                "tiny", "S.", [{"role": "user", "content": "Hi"}]
+            )
         )
     assert turns[-1]["content"]
     assert asked_for[0][1] == {

@@ -50,11 +50,11 @@ def opened(command: App) -> Iterator[Any]:
 
 
 def _page(command: App, server: Server) -> ChatPage:
-    model = _model(command, server)
+    models = _models(command, server)
     generation = command.generation
     stream = True if generation.stream is None else generation.stream
-    partner = Partner(server, model, settings_of(generation), stream=stream)
-    return ChatPage(partner, command.app.studio_title or model, command.template.system or "", command.web.lang)
+    partner = Partner(server, models, settings_of(generation), stream=stream)
+    return ChatPage(partner, command.app.studio_title or models[0], command.template.system or "", command.web.lang)
 
 
 def settings_of(generation: GenerationOptions) -> dict[str, Any]:
@@ -67,10 +67,10 @@ def settings_of(generation: GenerationOptions) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _model(command: App, server: Server) -> str:
-    """The name of the model that is asked: as told, else the first that the server lists."""
+def _models(command: App, server: Server) -> list[str]:
+    """The names of the models that can be asked: the one that is told, else all that the server lists."""
     listed = server.models()
     wanted = command.deploy.served_model_name
     if not listed or (wanted is not None and wanted not in listed):
         raise UsageError(f"--base_url {command.app.base_url}: the server has {', '.join(listed) or 'no model'}.")
-    return wanted or listed[0]
+    return [wanted] if wanted is not None else listed

@@ -38,6 +38,7 @@ class ChatPage:
         words = PAGE[self.language]
         with gr.Blocks(title=self.title, analytics_enabled=False, fill_height=True) as page:
             turns, system = gr.State([]), gr.State(self.system)
+            model = self._choice(gr, words)
             gr.Markdown(f"<h1 style='text-align: center'>{_escaped(self.title, _TAGS_AND_STARS)}</h1>")
             with gr.Row():
                 box = gr.Textbox(self.system, label=words.system, lines=1, max_lines=8, scale=4)
@@ -52,8 +53,14 @@ class ChatPage:
                 stop, again, clear = (gr.Button(word) for word in (words.stop, words.again, words.clear))
             shown = [turns, chat]
             running = [
-                gr.on([send.click, query.submit], self._send, [query, turns, system], [query, *shown], api_name="send"),
-                again.click(self._again, [turns, system], shown, api_name="regenerate"),
+                gr.on(
+                    [send.click, query.submit],
+                    self._send,
+                    [query, turns, system, model],
+                    [query, *shown],
+                    api_name="send",
+                ),
+                again.click(self._again, [turns, system, model], shown, api_name="regenerate"),
             ]
             stop.click(None, cancels=running, api_name=False)
             clear.click(self._clear, None, shown, cancels=running, api_name="clear")
@@ -62,29 +69,36 @@ class ChatPage:
         page.queue(default_concurrency_limit=VISITORS)
         return page
 
-    def _send(self, query: str, turns: list[Turn], system: str) -> Iterator[tuple[str, list[Turn], list[Any]]]:
+    def _choice(self, gr: Any, words: PageWords) -> Any:
+        """What says which model is asked: a menu where there are several."""
+        models = list(self.partner.models)
+        return gr.Dropdown(models, value=models[0], label=words.model) if len(models) > 1 else gr.State(models[0])
+
+    def _send(
+        self, query: str, turns: list[Turn], system: str, model: str
+    ) -> Iterator[tuple[str, list[Turn], list[Any]]]:
         """Ask, and show the reply as it grows; the box is emptied."""
         if not query.strip():
             yield query, turns, self._shown(turns)
             return
-        for grown in self._answered(asked(turns, query), system):
+        for grown in self._answered(asked(turns, query), system, model):
             yield "", grown, self._shown(grown)
 
-    def _again(self, turns: list[Turn], system: str) -> Iterator[tuple[list[Turn], list[Any]]]:
+    def _again(self, turns: list[Turn], system: str, model: str) -> Iterator[tuple[list[Turn], list[Any]]]:
         """Ask the last question once more."""
         question = unanswered(turns)
         if not question:
             yield turns, self._shown(turns)
             return
-        for grown in self._answered(question, system):
+        for grown in self._answered(question, system, model):
             yield grown, self._shown(grown)
 
-    def _answered(self, turns: list[Turn], system: str) -> Iterator[list[Turn]]:
+    def _answered(self, turns: list[Turn], system: str, model: str) -> Iterator[list[Turn]]:
         """The conversation with its reply as it grows."""
         gr = need("gradio", "swift app")
         yield turns
         try:
-            for turn in self.partner.answer(system, turns):
+            for turn in self.partner.answer(model, system, turns):
                 yield [*turns, turn]
         except SwiftError as error:
             raise gr.Error(str(error), print_exception=False) from None

@@ -19,17 +19,18 @@ CLOSES = "</think>"
 
 @dataclass(frozen=True)
 class Partner:
-    """Who answers. settings: how, as fields of OpenAI's request. stream: whether replies are shown while they grow."""
+    """Who answers. models: those that can be asked, the first unless another is chosen. settings: how, as fields of
+    OpenAI's request. stream: whether replies are shown while they grow."""
 
     server: Server
-    model: str
+    models: Sequence[str]
     settings: Mapping[str, Any] = field(default_factory=dict)
     stream: bool = True
 
-    def answer(self, system: str, turns: Sequence[Turn]) -> Iterator[Turn]:
-        """The reply to a conversation as it grows. Raises EngineError when there is none."""
+    def answer(self, model: str, system: str, turns: Sequence[Turn]) -> Iterator[Turn]:
+        """The reply of a model to a conversation as it grows. Raises EngineError when there is none."""
         growing = _Growing()
-        for piece in self.server.pieces(self.model, messages(system, turns), self.settings, stream=self.stream):
+        for piece in self.server.pieces(model, messages(system, turns), self.settings, stream=self.stream):
             growing.add(piece)
             yield growing.turn(is_done=False)
         yield growing.turn(is_done=True)

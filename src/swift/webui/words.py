@@ -9,6 +9,7 @@ from dataclasses import dataclass
 class PageWords:
     """The words of the chat page."""
 
+    model: str
     system: str
     set_system: str
     question: str
@@ -22,8 +23,8 @@ class PageWords:
 
 PAGE: dict[str, PageWords] = {
     "en": PageWords(
-        "System", "Set system and clear history", "Type a message ...", "Send", "Stop", "Regenerate", "Clear history",
+        "Model", "System", "Set system and clear history", "Type a message ...", "Send", "Stop", "Regenerate", "Clear history",
         "Thinking ...", "Thought",
     ),
-    "zh": PageWords("System", "设置 system 并清空历史", "请输入 ...", "发送", "停止", "重新生成", "清空历史", "思考中 ……", "思考过程"),
+    "zh": PageWords("模型", "System", "设置 system 并清空历史", "请输入 ...", "发送", "停止", "重新生成", "清空历史", "思考中 ……", "思考过程"),
 }  # fmt: skip
