@@ -50,24 +50,33 @@ def started(*words):
 
 
 @contextmanager
+def shown(*words):
+    """The address of a page, what its process says, and the process, which is ended as Ctrl-C does."""
+    port = [] if "--server_port" in words else ["--server_port", str(free_port())]
+    process = started("--server_name", "127.0.0.1", *port, *words)
+    lines = []
+    try:
+        for line in process.stdout:
+            lines.append(line)
+            if found := re.search(r"the page is at (\S+)", line):
+                yield found[1], lines, process
+                return
+        raise AssertionError("".join(lines))
+    finally:
+        process.send_signal(signal.SIGINT)
+        lines += process.stdout.readlines()
+        process.stdout.close()
+        assert process.wait(20) is not None
+
+
+@contextmanager
 def page(engine, *words, **how):
     """The address of a page over a server, what the server was asked, and what the page's process says."""
-    port = [] if "--server_port" in words else ["--server_port", str(free_port())]
-    with serving(engine, Renderer(tiny.tokenizer(), TemplateOptions()), **how) as (url, asked):
-        process = started("--base_url", url, "--server_name", "127.0.0.1", *port, *words)
-        lines = []
-        try:
-            for line in process.stdout:
-                lines.append(line)
-                if found := re.search(r"the page is at (\S+)", line):
-                    yield found[1], asked, lines
-                    return
-            raise AssertionError("".join(lines))
-        finally:
-            process.send_signal(signal.SIGINT)
-            lines += process.stdout.readlines()
-            process.stdout.close()
-            assert process.wait(20) is not None
+    with (
+        serving(engine, Renderer(tiny.tokenizer(), TemplateOptions()), **how) as (url, asked),
+        shown("--base_url", url, *words) as (address, lines, _),
+    ):
+        yield address, asked, lines
 
 
 def client(url):
