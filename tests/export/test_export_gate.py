@@ -32,6 +32,7 @@ MERGEABLE = {
     "adalora": {},
     "vera": {},
     "boft": {},
+    "bone": {},
     "fourierft": {},
     "longlora": {},
     "llamapro": {},

@@ -20,9 +20,9 @@ from swift.commands.begin import begin
 from swift.core.errors import DataError, UsageError
 from swift.data.conversations import load_conversations
 from swift.data.library import HubAccess
+from swift.engines.asking import NotOffered, Served, Server
 from swift.engines.base import Completion, Sampling
 from swift.engines.detokenizer import REPLACEMENT
-from swift.engines.asking import NotOffered, Served, Server
 from swift.engines.transformers import Transformers
 from swift.hub.models import access
 from swift.models.families import layout_for
