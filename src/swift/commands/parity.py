@@ -157,7 +157,7 @@ def _conversations(command: Parity) -> list[Conversation]:
 
 def _example(system: str | None, said: Sequence[str]) -> Conversation:
     roles = ("user", "assistant")
-    messages = [Message(roles[place % 2], word) for place, word in enumerate(said)]  # type: ignore[arg-type]
+    messages = [Message(roles[place % 2], word) for place, word in enumerate(said)]  # type: ignore[arg-type]  # of two names, both are roles
     return Conversation((*([] if system is None else [Message("system", system)]), *messages))
 
 

@@ -170,7 +170,7 @@ def conversations(*, takes_system: bool) -> Iterator[Conversation]:
     )  # fmt: skip
     for rounds in range(1, 5):
         roles = ["user", "assistant"] * (rounds - 1) + ["user"]
-        said = tuple(Message(role, word) for role, word in zip(roles, words, strict=False))  # type: ignore[arg-type]
+        said = tuple(Message(role, word) for role, word in zip(roles, words, strict=False))  # type: ignore[arg-type]  # of two names, both are roles
         yield Conversation(said)
         if takes_system:
             yield Conversation((Message("system", "You are a pirate.\nAnswer in one line."), *said))

@@ -118,7 +118,7 @@ def _word(role: str, number: int) -> str:
 def _conversation(*roles: str) -> Conversation:
     """Marked words; the role "" is an empty system text."""
     said = [
-        Message("system", "") if not role else Message(role, _word(role, number))  # type: ignore[arg-type]
+        Message("system", "") if not role else Message(role, _word(role, number))  # type: ignore[arg-type]  # of two names, both are roles
         for number, role in enumerate(roles)
     ]
     return Conversation(tuple(said))

@@ -103,6 +103,8 @@ def load_adapters(model: PreTrainedModel, paths: Sequence[str | Path]) -> PreTra
         return load_plugged(model, folders)
     if any(is_own(folder) for folder in folders):
         return load_own(model, folders)
+    for folder in folders:
+        check_adapter(folder)
     if len(folders) == 1 and residual.fits(model, folders[0]):
         return _as_it_was_trained(model, folders[0]).eval()
     adapted: PreTrainedModel | PeftModel = model
