@@ -51,7 +51,7 @@ COMMANDS: dict[str, Entry] = {
         "swift.commands.parity:run",
     ),
     "sample": Entry(Words("sample many replies and keep the best", "多次采样并保留最佳回复")),
-    "app": Entry(Words("chat with a model in a web page", "在网页中与模型对话")),
+    "app": Entry(Words("chat with a model in a web page", "在网页中与模型对话"), "swift.commands.app:run"),
     "web-ui": Entry(Words("train and infer from a web page", "在网页中训练与推理")),
 }
 

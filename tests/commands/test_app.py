@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 import tiny
+from made_adapters import trained
 from openai_server import serving
 from swift.chat.render import Renderer
 from swift.engines.transformers import Transformers
@@ -23,7 +24,6 @@ from swift.options.template import TemplateOptions
 
 pytestmark = [pytest.mark.extra, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of gradio's client
 SOURCE = str(Path(__file__).parents[2] / "src")
-START = "import sys; from swift.commands import app; from swift.options.parse import parse; app.run(parse('app', sys.argv[1:]))"
 
 
 def free_port():
@@ -41,7 +41,7 @@ def started(*words):
     """A process that shows the page."""
     environment = {**os.environ, "PYTHONPATH": SOURCE, "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
-        [sys.executable, "-c", START, *words],
+        [sys.executable, "-m", "swift", "app", *words],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -182,6 +182,28 @@ def test_a_server_that_fails_is_told_to_the_visitor_and_the_page_goes_on(engine)
         assert visitor.predict(api_name="/clear") == []
     assert "share link" not in "".join(lines)
     assert "Traceback" not in "".join(lines)
+
+
+@pytest.mark.parameter("adapters", "merge_lora")
+def test_a_model_is_served_beside_the_page_and_ends_with_it(tmp_path):
+    base = tiny.checkpoint(tmp_path / "base", seed=4, tie_word_embeddings=False)
+    adapter = trained(base, tmp_path / "last")
+    words = ["--model", str(base), "--adapters", f"last={adapter}", "--max_new_tokens", "4", "--temperature", "0"]
+    with shown(*words) as (url, _, process):
+        servers = children_of(process.pid)
+        visitor = client(url)
+        _, plain = visitor.predict("What is two and two?", "base", api_name="/send")
+        visitor.predict(api_name="/clear")
+        _, tuned = visitor.predict("What is two and two?", "last", api_name="/send")
+        assert texts(plain)[1] != texts(tuned)[1]
+    assert len(servers) == 1
+    assert not Path(f"/proc/{servers[0]}").exists()
+
+
+def children_of(pid):
+    """The processes that a process has spawned to work beside it."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [child for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def test_a_port_that_is_taken_and_a_server_that_is_not_there_are_errors(engine):

@@ -458,6 +458,7 @@ CONTRADICTIONS = {
     "ollama_has_no_beams": (
         commands.Export, {"model": "owner/name", "to_ollama": True, "num_beams": 2}, {}, "no beam search",
     ),
+    "a_page_has_somebody_who_answers": (commands.App, {}, {}, "--base_url, or --model or --adapters"),
     "a_page_over_a_server_leaves_the_model_to_it": (
         commands.App, {"base_url": "http://localhost:8000/v1", "model": "owner/name"}, {}, "--model: no effect together",
     ),

@@ -94,6 +94,22 @@ def merging_needs_whole_weights(case: Case) -> Words | None:
     )
 
 
+@rule("app")
+def a_page_has_somebody_who_answers(case: Case) -> Words | None:
+    """A server that runs, or a model that is served here and writes."""
+    if case["base_url"] or ((case["model"] or case["adapters"]) and case["task_type"] in (None, "causal_lm")):
+        return None
+    if case["task_type"] not in (None, "causal_lm"):
+        return Words(
+            f"swift app is for models that write, and --task_type {case['task_type']} does not. See swift deploy.",
+            f"swift app 用于生成文本的模型，--task_type {case['task_type']} 不生成文本。请参见 swift deploy。",
+        )
+    return Words(
+        "swift app needs somebody who answers: --base_url, or --model or --adapters.",
+        "swift app 需要回答者：请给出 --base_url，或 --model、--adapters。",
+    )
+
+
 # ------------------------------------------------------------------------------------------------------------- servers
 
 
