@@ -141,23 +141,24 @@ def test_streamed_and_whole_replies_read_the_same(capsys):
     assert capsys.readouterr().out == streamed
 
 
-def interrupting(after: int):
-    """A model during whose work Ctrl-C is pressed, once."""
+def interrupting(after: int, *, words: bool = True):
+    """A model during whose work Ctrl-C is pressed, once: at a word, or at whatever it does."""
     model, calls = tiny.model(seed=3), []
 
-    def press(module, args):
-        calls.append(1)
-        if len(calls) == after:
-            raise KeyboardInterrupt
+    def press(module, args, kwargs):
+        if not words or kwargs["input_ids"].shape == (1, 1):
+            calls.append(1)
+            if len(calls) == after:
+                raise KeyboardInterrupt
 
-    model.register_forward_pre_hook(press)
+    model.register_forward_pre_hook(press, with_kwargs=True)
     return model
 
 
 def test_ctrl_c_during_a_reply_stops_the_reply_and_keeps_what_was_said(capsys):
     whole = dialogue("one")[2][0][-1].content
     capsys.readouterr()
-    _, _, heard = dialogue("one", "two", model=interrupting(after=4))
+    _, _, heard = dialogue("one", "two", model=interrupting(after=3))
     assert "[stopped]" in capsys.readouterr().out
     said = heard[0][-1].content
     assert said
@@ -167,7 +168,7 @@ def test_ctrl_c_during_a_reply_stops_the_reply_and_keeps_what_was_said(capsys):
 
 
 def test_ctrl_c_before_the_first_word_takes_the_question_back(capsys):
-    _, _, heard = dialogue("one", "two", model=interrupting(after=1))
+    _, _, heard = dialogue("one", "two", model=interrupting(after=1, words=False))
     assert asked(heard) == [[("user", "two")]]
 
 
