@@ -20,6 +20,8 @@ class Terminated(BaseException):
 
 
 _hearing = [False]
+_masks: list[set[int | signal.Signals]] = []
+"""The signals that were blocked before a fork, until it is over."""
 
 
 @contextmanager
@@ -63,14 +65,25 @@ def _insist(reader: int, over: threading.Event, last_words: Callable[[], str]) -
                 os._exit(EXIT_CODE)
 
 
+def _hold_back() -> None:
+    """A signal that comes while a process forks must find the new one ready to end by it, or it would be lost."""
+    if _hearing[0]:
+        _masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]))
+
+
+def _let_through() -> None:
+    if _masks:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _masks.pop())
+
+
 def _forget() -> None:
     """A forked process has neither the thread nor its pipe to itself."""
-    if not _hearing[0]:
-        return
-    _hearing[0] = False
-    signal.set_wakeup_fd(-1)
-    if signal.getsignal(signal.SIGTERM) is _raise:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if _hearing[0]:
+        _hearing[0] = False
+        signal.set_wakeup_fd(-1)
+        if signal.getsignal(signal.SIGTERM) is _raise:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _let_through()
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(before=_hold_back, after_in_parent=_let_through, after_in_child=_forget)
