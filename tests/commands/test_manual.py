@@ -39,7 +39,8 @@ def test_what_hangs_on_a_feature_to_come_is_not_said_to_work():
     ("quant_bits", (4,), True),
     ("command", ("sft", "rlhf"), True),
     ("command", ("deploy",), True),
-    ("command", ("app",), False),
+    ("command", ("app",), True),
+    ("command", ("web-ui",), False),
 ])  # fmt: skip
 def test_which_values_are_available_follows_the_declarations(flag, wanted, available):
     assert manual.is_available(flag, wanted) is available
