@@ -1,0 +1,117 @@
+"""This file knows what vLLM's engine is called with: our options in its words, checked against the version installed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from swift.core.errors import EngineError, UsageError
+from swift.models.info import read_json
+from swift.options.engines import VllmOptions
+
+NAMES = {
+    "vllm_gpu_memory_utilization": "gpu_memory_utilization",
+    "vllm_tensor_parallel_size": "tensor_parallel_size",
+    "vllm_pipeline_parallel_size": "pipeline_parallel_size",
+    "vllm_data_parallel_size": "data_parallel_size",
+    "vllm_enable_expert_parallel": "enable_expert_parallel",
+    "vllm_max_num_seqs": "max_num_seqs",
+    "vllm_max_model_len": "max_model_len",
+    "vllm_disable_custom_all_reduce": "disable_custom_all_reduce",
+    "vllm_enforce_eager": "enforce_eager",
+    "vllm_mm_processor_cache_gb": "mm_processor_cache_gb",
+    "vllm_speculative_config": "speculative_config",
+    "vllm_disable_cascade_attn": "disable_cascade_attn",
+    "vllm_limit_mm_per_prompt": "limit_mm_per_prompt",
+    "vllm_quantization": "quantization",
+    "vllm_enable_prefix_caching": "enable_prefix_caching",
+    "vllm_reasoning_parser": "reasoning_parser",
+}
+"""Option -> argument. Those that are None are left to vLLM."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What an engine is to serve.
+
+    folder: of the checkpoint. dtype: its weights are loaded in. context_length: None asks config.json.
+    adapters: name -> folder, chosen request by request. always: the adapter of requests that name none.
+    max_logprobs: most alternatives per token that a request may ask for. seed: of the engine.
+    """
+
+    folder: Path
+    dtype: str = "auto"
+    context_length: int | None = None
+    adapters: Mapping[str, Path] | None = None
+    always: Path | None = None
+    max_logprobs: int = 20
+    seed: int = 0
+
+    @property
+    def named(self) -> dict[str, Path]:
+        """The adapters a request may name."""
+        return dict(self.adapters or {})
+
+
+def engine_arguments(served: Served, options: VllmOptions, known: frozenset[str] | None = None) -> dict[str, Any]:
+    """The arguments of `EngineArgs`; `--vllm_engine_kwargs` is merged last.
+
+    known: the arguments that the installed version has; None does not check.
+    Raises UsageError for arguments that vLLM does not have, EngineError for an adapter of too high a rank.
+    """
+    values = options.model_dump()
+    arguments: dict[str, Any] = {
+        "model": str(served.folder),
+        "dtype": served.dtype,
+        "max_model_len": served.context_length,
+        "max_logprobs": served.max_logprobs,
+        "seed": served.seed,
+        "generation_config": "vllm",  # what a request leaves open is settled by us
+        "disable_log_stats": True,
+    }
+    arguments |= {name: values[option] for option, name in NAMES.items() if values[option] is not None}
+    arguments |= _lora(served, options)
+    more = options.vllm_engine_kwargs or {}
+    if known is not None:
+        _check_known(more, known)
+    arguments |= more
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _lora(served: Served, options: VllmOptions) -> dict[str, Any]:
+    folders = [*served.named.values(), *([] if served.always is None else [served.always])]
+    if not folders:
+        return {}
+    for folder in folders:
+        config = read_json(folder / "adapter_config.json")
+        if config.get("peft_type") != "LORA":
+            raise EngineError(
+                f"--infer_backend vllm serves LoRA adapters, and {folder} is {config.get('peft_type')}. Merge it "
+                f"(swift export --merge_lora true), or use --infer_backend transformers."
+            )
+        ranks = [config["r"], *(config.get("rank_pattern") or {}).values()]
+        if max(ranks) > options.vllm_max_lora_rank:
+            raise EngineError(
+                f"--vllm_max_lora_rank {options.vllm_max_lora_rank} is less than the rank of {folder}, which is "
+                f"{max(ranks)}. Give --vllm_max_lora_rank {max(ranks)}."
+            )
+    return {"enable_lora": True, "max_lora_rank": options.vllm_max_lora_rank, "max_loras": len(folders)}
+
+
+def _check_known(more: Mapping[str, Any], known: frozenset[str]) -> None:
+    problems = []
+    for name in more:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else "."
+            problems.append(f"--vllm_engine_kwargs: the installed vLLM has no argument {name}{hint}")
+    if problems:
+        raise UsageError(*problems)
+
+
+def known_arguments(engine_args: type) -> frozenset[str]:
+    """The arguments of vLLM's `EngineArgs` class."""
+    return frozenset(each.name for each in fields(engine_args))
