@@ -16,14 +16,19 @@ os.environ.setdefault("MODELSCOPE_ENDPOINT", "http://127.0.0.1:9")  # where nobo
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parent))
 
+PACKAGES = {"extra": "deepspeed", "vllm": "vllm"}
+"""Marker -> a package that only the environment has in which such tests run."""
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave tests marked `extra` to the environment that has the packages."""
-    if importlib.util.find_spec("deepspeed") is not None:
-        return
-    left = [item for item in items if item.get_closest_marker("extra")]
+    """Leave tests to the environments that have the packages they need."""
+    absent = [marker for marker, package in PACKAGES.items() if importlib.util.find_spec(package) is None]
+    left = [item for item in items if any(item.get_closest_marker(marker) for marker in absent)]
     config.hook.pytest_deselected(items=left)
     items[:] = [item for item in items if item not in left]
+    for item in items:
+        if item.get_closest_marker("vllm"):
+            item.add_marker(pytest.mark.filterwarnings("default"))  # vLLM warns of much that is its own
 
 
 @pytest.fixture

@@ -1,4 +1,8 @@
-"""What every engine promises, whichever it is: one test for each promise, run for all engines that can be built here."""
+"""What every engine promises, whichever it is: one test for each promise, run for all engines that can be built here.
+
+What differs in vLLM by its nature: it draws with random numbers of its own, so draws are compared with its own draws; its
+synchronous engine serves one caller, so many answers are streams that take turns; it searches no beams.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ import torch
 import tiny
 from swift.chat.render import Prompt
 from swift.core.errors import EngineError
-from swift.engines.base import Request, Sampling, Structure
+from swift.engines.base import Delta, Request, Sampling, Structure
 from swift.engines.detokenizer import decode
 from swift.engines.transformers import Transformers
 
@@ -21,13 +25,18 @@ TEXTS = ["The quick brown", "A", "What is two and two? Four. Thank you", "你好
 PROMPTS = [Prompt(text, tiny.tokenizer().encode(text)) for text in TEXTS]
 GREEDY = Sampling(max_new_tokens=16, temperature=0)
 DRAWN = Sampling(max_new_tokens=16, temperature=1.0, seed=5)
-KINDS = ("continuous", "to the end")
+OURS = ("continuous", "to the end")
+VLLM = ("vllm", "vllm, asynchronous")
+KINDS = (*OURS, *(pytest.param(name, marks=pytest.mark.vllm) for name in VLLM))
+only_ours = pytest.mark.parametrize("kind", OURS, indirect=True, scope="module")
 
 
 def model_of(kind: str):
     """A model whose rows may come and go; and one whose windowed memory lets a batch only run to its end."""
     if kind == "continuous":
         return tiny.model(seed=3)
+    if kind in VLLM:
+        return tiny.model(seed=3, head_dim=32)  # the least that its kernels know
     from transformers import MistralConfig, MistralForCausalLM
 
     torch.manual_seed(0)
@@ -50,10 +59,35 @@ def model(kind):
 
 
 @pytest.fixture(scope="module")
-def engine(model):
-    built = Transformers(model, tiny.tokenizer(), max_batch_size=-1)
-    yield built
-    built.close()
+def build(kind, model, tmp_path_factory):
+    """Makes an engine of a kind; all are closed at the end."""
+    made = []
+    folder = tmp_path_factory.mktemp("contract")
+    if kind in VLLM:
+        model.save_pretrained(folder)
+        tiny.tokenizer().save_pretrained(folder)
+
+    def build(max_batch_size=-1, stop_token_ids=()):
+        if kind not in VLLM:
+            settings = {"max_batch_size": max_batch_size, "stop_token_ids": stop_token_ids}
+            made.append(Transformers(model, tiny.tokenizer(), **settings))
+            return made[-1]
+        from swift.engines.vllm import Served, Vllm
+        from swift.options.engines import VllmOptions
+
+        options = VllmOptions(vllm_enforce_eager=True, vllm_max_num_seqs=32 if max_batch_size == -1 else max_batch_size)
+        settings = {"stop_token_ids": stop_token_ids, "uses_async": kind == VLLM[1]}
+        made.append(Vllm(Served(folder, "float32"), tiny.tokenizer(), options, **settings))
+        return made[-1]
+
+    yield build
+    for each in made:
+        each.close()
+
+
+@pytest.fixture(scope="module")
+def engine(build):
+    return build()
 
 
 def ids(results):
@@ -62,6 +96,8 @@ def ids(results):
 
 def answers(engine, requests):
     """What each of these requests gets when all are asked at once: its deltas, in the order of arrival."""
+    if not isinstance(engine, Transformers) and not engine.is_async:
+        return in_turns(engine, requests)
 
     async def one(request):
         return [delta async for delta in engine.answer(request)]
@@ -70,6 +106,23 @@ def answers(engine, requests):
         return await asyncio.gather(*(one(request) for request in requests))
 
     return asyncio.run(everyone())
+
+
+def in_turns(engine, requests):
+    """The same of an engine for one caller, who looks at one stream after the other, a piece of each at a time."""
+    streams = [engine.stream(each.prompt, each.sampling) if each.sampling.n == 1 else None for each in requests]
+    found = [[] for _ in requests]
+    open_ones = {place for place, stream in enumerate(streams) if stream is not None}
+    while open_ones:
+        for place in sorted(open_ones):
+            piece = next(streams[place], None)
+            found[place] += [] if piece is None else [piece]
+            open_ones -= {place} if piece is None else set()
+    for place, request in enumerate(requests):
+        if streams[place] is None:
+            (whole,) = engine.complete([request])
+            found[place] = [Delta(each.text, each, each.logprobs or [], index) for index, each in enumerate(whole)]
+    return found
 
 
 def next_logits(model, token_ids):
@@ -132,7 +185,8 @@ def test_requests_of_all_kinds_share_a_batch_and_get_what_they_ask_for(engine):
     samplings = [
         GREEDY, DRAWN, replace(DRAWN, top_p=0.5), replace(DRAWN, min_p=0.2, top_k=40), replace(GREEDY, frequency_penalty=2.0),
         replace(GREEDY, max_new_tokens=3), replace(DRAWN, n=2, logprobs=True), replace(GREEDY, repetition_penalty=1.5),
-        replace(GREEDY, structure=Structure(regex="[ab]{4}")), replace(GREEDY, num_beams=2),
+        replace(GREEDY, structure=Structure(regex="[ab]{4}")),
+        *([replace(GREEDY, num_beams=2)] if isinstance(engine, Transformers) else []),
     ]  # fmt: skip
     requests = [Request(PROMPTS[i % len(PROMPTS)], sampling) for i, sampling in enumerate(samplings)]
     for request, deltas in zip(requests, answers(engine, requests), strict=True):
@@ -140,18 +194,19 @@ def test_requests_of_all_kinds_share_a_batch_and_get_what_they_ask_for(engine):
         assert ids([[delta.completion for delta in found]]) == ids(engine.complete([request]))
 
 
-def test_the_end_token_is_cut_and_a_stop_word_stays(model, engine):
+def test_the_end_token_is_cut_and_a_stop_word_stays(build, engine):
     (free,) = engine.generate(PROMPTS[:1], GREEDY)[0]
-    ending = Transformers(model, tiny.tokenizer(), stop_token_ids=[free.token_ids[2]])
+    ending = build(stop_token_ids=[free.token_ids[2]])
     cut = free.token_ids[: free.token_ids.index(free.token_ids[2])]
     (ended,) = ending.generate(PROMPTS[:1], GREEDY)[0]
     assert (ended.token_ids, ended.finish_reason) == (cut, "stop")
     (drawn,) = engine.generate(PROMPTS[:1], DRAWN)[0]
-    word = decode(tiny.tokenizer(), drawn.token_ids[3:5])
+    words = [decode(tiny.tokenizer(), drawn.token_ids[i : i + 2]) for i in range(len(drawn.token_ids) - 1)]
+    place, word = next((i, word) for i, word in enumerate(words) if word.isascii())
     (stopped,) = engine.generate(PROMPTS[:1], replace(DRAWN, stop=(word,)))[0]
     assert stopped.text.endswith(word) or word in stopped.text
     assert stopped.finish_reason == "stop"
-    assert len(stopped.token_ids) <= 5
+    assert len(stopped.token_ids) <= place + 2
 
 
 def test_a_reply_has_as_many_tokens_as_were_asked_for(engine):
@@ -203,6 +258,7 @@ def test_min_p_draws_only_what_is_likely_enough_beside_the_likeliest(model, engi
     assert {c.token_ids[0] for c in drawn} == set(probabilities.topk(9).indices.tolist())
 
 
+@only_ours
 def test_beams_are_at_least_as_likely_as_greedy_and_length_counts_as_asked(engine, model):
     def likelihood(completion):
         return sum(each.logprob for each in completion.logprobs)
@@ -267,8 +323,10 @@ def test_what_cannot_be_answered_is_refused_before_anything_is_said(engine, chan
         engine.generate(PROMPTS[:1], replace(GREEDY, **change))
 
 
-def test_leaving_an_answer_frees_its_place(model):
-    engine = Transformers(model, tiny.tokenizer(), max_batch_size=1)
+def test_leaving_an_answer_frees_its_place(kind, build):
+    if kind == "vllm":
+        pytest.skip("it serves one caller")
+    engine = build(max_batch_size=1)
 
     async def talk():
         long = engine.answer(Request(PROMPTS[0], Sampling(400, 0)))
@@ -277,7 +335,7 @@ def test_leaving_an_answer_frees_its_place(model):
         await asyncio.sleep(0.05)
         waited = not waiting.done()
         await long.aclose()
-        return waited, await asyncio.wait_for(waiting, 5)
+        return waited, await asyncio.wait_for(waiting, 20)
 
     waited, delta = asyncio.run(talk())
     assert waited, "with one place the second request has to wait"
@@ -285,8 +343,10 @@ def test_leaving_an_answer_frees_its_place(model):
     engine.close()
 
 
-def test_closing_ends_those_who_wait_and_those_who_are_served(model):
-    engine = Transformers(model, tiny.tokenizer(), max_batch_size=1)
+def test_closing_ends_those_who_wait_and_those_who_are_served(kind, build):
+    if kind == "vllm":
+        pytest.skip("it serves one caller")
+    engine = build(max_batch_size=1)
 
     async def talk():
         pieces = [engine.answer(Request(prompt, Sampling(400, 0))) for prompt in PROMPTS[:2]]
@@ -324,6 +384,7 @@ def adapted(kind, method="lora"):
     return made.eval()
 
 
+@only_ours
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft reads it
 @pytest.mark.parametrize("method", ["lora", "ia3"])
 def test_requests_with_different_adapters_get_each_its_own(kind, method):

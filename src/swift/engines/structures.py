@@ -49,6 +49,13 @@ class Structures:
         return self._compiled[grammar].deep_copy()
 
 
+def check_structure(structure: Structure) -> None:
+    """Raises EngineError for a structure that cannot be understood."""
+    why = LLMatcher.validate_grammar(_grammar(structure))
+    if why:
+        raise _refused(structure, why)
+
+
 def allowed(matcher: LLMatcher, vocab_size: int) -> Tensor:
     """[V] which tokens may come next."""
     bits = numpy.frombuffer(matcher.compute_bitmask(), dtype=numpy.uint8)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from transformers import GenerationConfig
+
 from swift.core.errors import EngineError, UsageError
+from swift.core.extras import need
+from swift.core.logs import get_logger
 from swift.models.info import read_json
 from swift.options.engines import VllmOptions
 
+WHY = "--infer_backend vllm"
 NAMES = {
     "vllm_gpu_memory_utilization": "gpu_memory_utilization",
     "vllm_tensor_parallel_size": "tensor_parallel_size",
@@ -24,7 +29,6 @@ NAMES = {
     "vllm_enforce_eager": "enforce_eager",
     "vllm_mm_processor_cache_gb": "mm_processor_cache_gb",
     "vllm_speculative_config": "speculative_config",
-    "vllm_disable_cascade_attn": "disable_cascade_attn",
     "vllm_limit_mm_per_prompt": "limit_mm_per_prompt",
     "vllm_quantization": "quantization",
     "vllm_enable_prefix_caching": "enable_prefix_caching",
@@ -56,10 +60,10 @@ class Served:
         return dict(self.adapters or {})
 
 
-def engine_arguments(served: Served, options: VllmOptions, known: frozenset[str] | None = None) -> dict[str, Any]:
+def engine_arguments(served: Served, options: VllmOptions, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The arguments of `EngineArgs`; `--vllm_engine_kwargs` is merged last.
 
-    known: the arguments that the installed version has; None does not check.
+    known: the arguments that the installed version has, with their defaults; None does not check.
     Raises UsageError for arguments that vLLM does not have, EngineError for an adapter of too high a rank.
     """
     values = options.model_dump()
@@ -71,14 +75,25 @@ def engine_arguments(served: Served, options: VllmOptions, known: frozenset[str]
         "seed": served.seed,
         "generation_config": "vllm",  # what a request leaves open is settled by us
         "disable_log_stats": True,
+        "structured_outputs_config": {"backend": "guidance"},  # as the engine of transformers
     }
     arguments |= {name: values[option] for option, name in NAMES.items() if values[option] is not None}
-    arguments |= _lora(served, options)
+    arguments |= _cascade(options, known) | _lora(served, options)
     more = options.vllm_engine_kwargs or {}
     if known is not None:
         _check_known(more, known)
     arguments |= more
     return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _cascade(options: VllmOptions, known: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Older versions have a switch; newer ones have neither cascade attention nor, sooner or later, the switch."""
+    if not options.vllm_disable_cascade_attn:
+        return {}
+    if known is None or known.get("disable_cascade_attn") is False:
+        return {"disable_cascade_attn": True}
+    get_logger().info("vllm_disable_cascade_attn = true: the installed vLLM has no cascade attention, so it is never used")
+    return {}
 
 
 def _lora(served: Served, options: VllmOptions) -> dict[str, Any]:
@@ -101,7 +116,7 @@ def _lora(served: Served, options: VllmOptions) -> dict[str, Any]:
     return {"enable_lora": True, "max_lora_rank": options.vllm_max_lora_rank, "max_loras": len(folders)}
 
 
-def _check_known(more: Mapping[str, Any], known: frozenset[str]) -> None:
+def _check_known(more: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     problems = []
     for name in more:
         if name not in known:
@@ -112,6 +127,37 @@ def _check_known(more: Mapping[str, Any], known: frozenset[str]) -> None:
         raise UsageError(*problems)
 
 
-def known_arguments(engine_args: type) -> frozenset[str]:
-    """The arguments of vLLM's `EngineArgs` class."""
-    return frozenset(each.name for each in fields(engine_args))
+def known_arguments(engine_args: type) -> dict[str, Any]:
+    """The arguments of vLLM's `EngineArgs` class, and their defaults; those that are made anew each time have none."""
+    return {each.name: None if each.default is MISSING else each.default for each in fields(engine_args)}
+
+
+def made_engine(
+    served: Served, options: VllmOptions, *, uses_async: bool, more: Mapping[str, Any] | None = None
+) -> Any:
+    """vLLM's LLMEngine, or its AsyncLLM. more: further arguments; those of `--vllm_engine_kwargs` go before them.
+
+    Raises MissingPackage without vLLM, EngineError when it cannot be started.
+    """
+    need("vllm", WHY)
+    arguments: Any = need("vllm.engine.arg_utils", WHY)
+    kind = arguments.AsyncEngineArgs if uses_async else arguments.EngineArgs
+    made = {**(more or {}), **engine_arguments(served, options, known_arguments(kind))}
+    module, name = ("async_llm", "AsyncLLM") if uses_async else ("llm_engine", "LLMEngine")
+    engine: Any = getattr(need(f"vllm.v1.engine.{module}", WHY), name)
+    try:
+        return engine.from_engine_args(kind(**made))
+    except (ValueError, TypeError, RuntimeError, NotImplementedError, AssertionError) as error:
+        raise EngineError(f"vLLM cannot serve {served.folder}: {first_words(error)}") from error
+
+
+def generation_config(folder: Path) -> GenerationConfig:
+    """What a checkpoint says of generation."""
+    if (folder / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(folder)
+    return GenerationConfig.from_pretrained(folder, "config.json")
+
+
+def first_words(error: BaseException) -> str:
+    """The beginning of what an error says, in one line."""
+    return " ".join(line.strip() for line in str(error).strip().splitlines()[:4]) or type(error).__name__
