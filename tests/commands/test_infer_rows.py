@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import tiny
-from swift.commands import infer
+from swift.commands import backends, infer
 from swift.core.errors import DataError, UsageError
 from swift.engines.transformers import Transformers
 from swift.options.parse import parse
@@ -113,7 +113,7 @@ def test_rows_are_on_disk_after_every_write_batch(checkpoint, val, monkeypatch):
             seen.append(len(read(path)))
             return super().generate(prompts, sampling)
 
-    monkeypatch.setattr(infer, "Transformers", Watching)
+    monkeypatch.setattr(backends, "Transformers", Watching)
     for size, expected in (("4", [0, 4, 8]), ("1000", [0]), ("-1", [0])):
         seen.clear()
         path.unlink(missing_ok=True)
@@ -129,7 +129,7 @@ def test_what_was_answered_before_a_failure_is_kept(checkpoint, val, monkeypatch
             (val.parent / "half").touch()
             return super().generate(prompts, sampling)
 
-    monkeypatch.setattr(infer, "Transformers", Failing)
+    monkeypatch.setattr(backends, "Transformers", Failing)
     monkeypatch.setattr(infer, "BATCHES_PER_STEP", 3)
     with pytest.raises(KeyboardInterrupt):
         answer(checkpoint, val)

@@ -152,7 +152,6 @@ def test_both_languages_say_the_same_thing():
             "--to_mcore true is not available yet: conversion to and from Megatron.",
         ),
         (commands.Sft, {**TRAIN, "freeze_vit": False}, "--freeze_vit false is not available yet"),
-        (commands.Infer, {**INFER, "infer_backend": "vllm"}, "the engines vLLM, SGLang and LMDeploy"),
     ],
 )
 def test_what_is_not_available_yet_says_so(cls, values, text):
@@ -427,6 +426,23 @@ CONTRADICTIONS = {
     ),
     "merging_needs_whole_weights": (
         commands.Infer, {**INFER, "adapters": ["owner/a"], "merge_lora": True, "quant_method": "bnb"}, {}, "swift merge-lora",
+    ),
+    "other_engines_load_by_themselves": (
+        commands.Infer, {**INFER, "infer_backend": "vllm", "attn_impl": "sdpa", "device_map": "cpu"}, {},
+        "--attn_impl and --device_map has no effect",
+    ),
+    "other_engines_quantize_by_themselves": (
+        commands.Infer, {**INFER, "infer_backend": "vllm", "quant_method": "bnb", "quant_bits": 4}, {},
+        "use --vllm_quantization",
+    ),
+    "other_engines_search_no_beams": (
+        commands.Infer, {**INFER, "infer_backend": "sglang", "num_beams": 2}, {}, "needs --infer_backend transformers",
+    ),
+    "new_tokens_stand_in_the_checkpoint": (
+        commands.Infer, {**INFER, "infer_backend": "vllm", "new_special_tokens": ["<a>"]}, {}, "--merge_lora true",
+    ),
+    "other_tasks_have_their_engines": (
+        commands.Infer, {**INFER, "infer_backend": "lmdeploy", "task_type": "embedding"}, {}, "got lmdeploy",
     ),
     "other_tasks_need_the_async_engine": (
         commands.Infer, {**INFER, "infer_backend": "vllm", "task_type": "embedding", "vllm_use_async_engine": False}, {},

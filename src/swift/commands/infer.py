@@ -16,6 +16,7 @@ from swift.catalog.components import METRICS
 from swift.chat.messages import Conversation
 from swift.chat.render import Prompt, Renderer
 from swift.commands import infer_tasks
+from swift.commands.backends import Asking, at_once, open_engine
 from swift.commands.begin import begin
 from swift.commands.dialogue import Dialogue, Exchange
 from swift.commands.results import Question, Results, result_path, result_row, written_before
@@ -28,22 +29,16 @@ from swift.data.formats import as_row
 from swift.data.library import HubAccess
 from swift.engines.base import Completion, Sampling, Structure
 from swift.engines.chat import Chat, fitted
-from swift.engines.transformers import Transformers
 from swift.hub.models import access
 from swift.models.families import layout_for
 from swift.models.info import ModelInfo, model_info
-from swift.models.load import load_model
-from swift.models.packed import pack
 from swift.models.processor import load_tokenizer
-from swift.models.vocabulary import with_room
 from swift.options.commands import Infer
 from swift.options.data import DataOptions
 from swift.options.defaults import has_rows_to_infer
 from swift.options.generation import GenerationOptions
 from swift.options.saved import checkpoint_folder
 from swift.options.template import TemplateOptions
-from swift.tuners.attach import load_adapters
-from swift.tuners.merge import merge
 
 BATCHES_PER_STEP = 32
 """Batches handed to the engine at once: many, because it idles a little at the end; few enough to see progress."""
@@ -74,16 +69,7 @@ def open_chat(command: Infer) -> tuple[Chat, ModelInfo]:
     info = model_info(command.model, access(command.general))
     tokenizer = load_tokenizer(info, command.model.new_special_tokens)
     renderer = Renderer(tokenizer, command.template, layout=layout_for(info, command.template, tokenizer))
-    model = with_room(load_model(info, command.model, command.quantization, training=False), tokenizer)
-    model = merge(model, info.adapters) if command.merge.merge_lora else load_adapters(model, info.adapters)
-    pack(model)
-    engine = Transformers(
-        model,
-        tokenizer,
-        max_batch_size=command.infer.max_batch_size,
-        stop_token_ids=renderer.stop_token_ids,
-        context_length=info.max_length,
-    )
+    engine = open_engine(Asking(command, info, tokenizer, renderer.stop_token_ids))
     return Chat(renderer, engine), info
 
 
@@ -206,7 +192,8 @@ def answer(command: Infer, chat: Chat, info: ModelInfo, questions: Sequence[Ques
     if command.infer.resume:
         asked = _unanswered(path, asked, tally)
     size = len(asked) if command.infer.write_batch_size == -1 else command.infer.write_batch_size
-    step = len(asked) if command.infer.max_batch_size == -1 else command.infer.max_batch_size * BATCHES_PER_STEP
+    step = at_once(command, BATCHES_PER_STEP)
+    step = len(asked) if step == -1 else step
     with Results(path) if environment.rank() == 0 else nullcontext() as results:
         for start in range(0, len(asked), max(size, 1)):
             piece = asked[start : start + size]

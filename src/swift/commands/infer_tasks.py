@@ -19,6 +19,7 @@ from swift.catalog.components import METRICS
 from swift.chat.messages import Conversation, Message
 from swift.chat.reading import Readings
 from swift.chat.render import Renderer, Sample
+from swift.commands.backends import Asking, Scoring, open_scoring
 from swift.commands.begin import log_decisions
 from swift.commands.results import Results, result_path, written_before
 from swift.commands.sharing import agreed, gathered, part, sharing
@@ -39,21 +40,17 @@ from swift.engines.responses import (
     EmbeddingResponseData,
     UsageInfo,
 )
-from swift.engines.scoring import ScoringEngine, answer, class_logprobs
+from swift.engines.scoring import answer, class_logprobs
 from swift.hub.models import access
 from swift.models.families import layout_for
-from swift.models.heads import Head, with_padding
+from swift.models.heads import Head
 from swift.models.info import ModelInfo, model_info
-from swift.models.load import load_model
 from swift.models.processor import load_tokenizer
 from swift.models.tasks import head_of
-from swift.models.vocabulary import with_room
 from swift.options.commands import Infer
 from swift.options.defaults import has_rows_to_infer
 from swift.options.saved import checkpoint_folder
 from swift.options.template import TemplateOptions
-from swift.tuners.attach import load_adapters
-from swift.tuners.merge import merge
 
 SHOWN = 3
 """Numbers of a vector that are shown at each end."""
@@ -64,7 +61,7 @@ BATCHES_PER_STEP = 16
 class Reader:
     """A model with its head behind its template, and how long texts may be."""
 
-    engine: ScoringEngine
+    engine: Scoring
     renders: Readings
     template: TemplateOptions
     limit: int | None
@@ -118,13 +115,10 @@ def open_reader(command: Infer, info: ModelInfo) -> Reader:
     """The model of a command with its adapters and its head."""
     tokenizer = load_tokenizer(info, command.model.new_special_tokens)
     renderer = Renderer(tokenizer, command.template, layout=layout_for(info, command.template, tokenizer))
-    loaded = with_room(load_model(info, command.model, command.quantization, training=False), tokenizer)
-    model = with_padding(loaded, tokenizer, command.model.task_type)
-    model = merge(model, info.adapters) if command.merge.merge_lora else load_adapters(model, info.adapters)
     head = head_of(info, command.model, tokenizer)
     limits = [limit for limit in (command.template.max_length, info.max_length) if limit is not None]
     return Reader(
-        ScoringEngine(model, head, max_batch_size=command.infer.max_batch_size), Readings(renderer), command.template,
+        open_scoring(Asking(command, info, tokenizer), head), Readings(renderer), command.template,
         min(limits, default=None), OF_MODELS[command.model.task_type], command.infer.reranker_use_activation,
     )  # fmt: skip
 

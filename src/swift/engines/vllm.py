@@ -22,7 +22,7 @@ from swift.engines.background import END, Background
 from swift.engines.base import Completion, Delta, Request, Sampling
 from swift.engines.settings import Settings
 from swift.engines.structures import check_structure
-from swift.engines.vllm_arguments import Served, WHY, first_words, generation_config, made_engine
+from swift.engines.vllm_arguments import WHY, Served, first_words, generation_config, made_engine
 from swift.engines.vllm_replies import Reply
 from swift.options.engines import VllmOptions
 
@@ -49,7 +49,7 @@ class Vllm:
         self._vllm: Any = need("vllm", WHY)
         self._kinds: Any = need("vllm.sampling_params", WHY)
         self.tokenizer = tokenizer
-        self._engine = made_engine(served, options, uses_async=uses_async)
+        self._engine: Any = made_engine(served, options, uses_async=uses_async)
         vocabulary = self._engine.model_config.get_vocab_size()
         if len(tokenizer) > vocabulary:
             self._shut(uses_async=uses_async)
@@ -81,6 +81,11 @@ class Vllm:
     def is_async(self) -> bool:
         """Whether many callers may ask it at once (`answer`)."""
         return self._background is not None
+
+    @property
+    def has_work(self) -> bool:
+        """Whether replies are growing."""
+        return bool(self._running or self._listening)
 
     @property
     def config(self) -> Any:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
+from math import prod
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import GenerationConfig
 
 from swift.core.errors import EngineError, UsageError
@@ -35,6 +37,10 @@ NAMES = {
     "vllm_reasoning_parser": "reasoning_parser",
 }
 """Option -> argument. Those that are None are left to vLLM."""
+UNREADABLE = ("modules_to_save", "use_dora", "bias", "trainable_token_indices")
+"""What adapter_config.json says of adapters that vLLM refuses."""
+SIZES = ("vllm_tensor_parallel_size", "vllm_pipeline_parallel_size", "vllm_data_parallel_size")
+"""The options whose product is the number of GPUs."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,8 @@ class Served:
     folder: of the checkpoint. dtype: its weights are loaded in. context_length: None asks config.json.
     adapters: name -> folder, chosen request by request. always: the adapter of requests that name none.
     max_logprobs: most alternatives per token that a request may ask for. seed: of the engine.
+    overrides: what of config.json is replaced. trusts_code: whether code of the checkpoint may run.
+    devices: the GPUs to be used, by number; () leaves the choice to the engine.
     """
 
     folder: Path
@@ -53,6 +61,9 @@ class Served:
     always: Path | None = None
     max_logprobs: int = 20
     seed: int = 0
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    trusts_code: bool = False
+    devices: tuple[int, ...] = ()
 
     @property
     def named(self) -> dict[str, Path]:
@@ -60,11 +71,14 @@ class Served:
         return dict(self.adapters or {})
 
 
-def engine_arguments(served: Served, options: VllmOptions, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def engine_arguments(
+    served: Served, options: VllmOptions, known: Mapping[str, Any] | None = None, devices: int | None = None
+) -> dict[str, Any]:
     """The arguments of `EngineArgs`; `--vllm_engine_kwargs` is merged last.
 
     known: the arguments that the installed version has, with their defaults; None does not check.
-    Raises UsageError for arguments that vLLM does not have, EngineError for an adapter of too high a rank.
+    devices: how many GPUs there are; None does not count them.
+    Raises UsageError for arguments that vLLM does not have, EngineError for adapters it cannot read, and for too few GPUs.
     """
     values = options.model_dump()
     arguments: dict[str, Any] = {
@@ -73,12 +87,16 @@ def engine_arguments(served: Served, options: VllmOptions, known: Mapping[str, A
         "max_model_len": served.context_length,
         "max_logprobs": served.max_logprobs,
         "seed": served.seed,
+        "hf_overrides": dict(served.overrides) or None,
+        "trust_remote_code": served.trusts_code,
+        "device_ids": list(served.devices) or None,
         "generation_config": "vllm",  # what a request leaves open is settled by us
         "disable_log_stats": True,
         "structured_outputs_config": {"backend": "guidance"},  # as the engine of transformers
     }
     arguments |= {name: values[option] for option, name in NAMES.items() if values[option] is not None}
     arguments |= _cascade(options, known) | _lora(served, options)
+    _check_devices(options, devices)
     more = options.vllm_engine_kwargs or {}
     if known is not None:
         _check_known(more, known)
@@ -92,7 +110,9 @@ def _cascade(options: VllmOptions, known: Mapping[str, Any] | None) -> dict[str,
         return {}
     if known is None or known.get("disable_cascade_attn") is False:
         return {"disable_cascade_attn": True}
-    get_logger().info("vllm_disable_cascade_attn = true: the installed vLLM has no cascade attention, so it is never used")
+    get_logger().info(
+        "vllm_disable_cascade_attn = true: the installed vLLM has no cascade attention, so it is never used"
+    )
     return {}
 
 
@@ -101,19 +121,34 @@ def _lora(served: Served, options: VllmOptions) -> dict[str, Any]:
     if not folders:
         return {}
     for folder in folders:
-        config = read_json(folder / "adapter_config.json")
-        if config.get("peft_type") != "LORA":
-            raise EngineError(
-                f"--infer_backend vllm serves LoRA adapters, and {folder} is {config.get('peft_type')}. Merge it "
-                f"(swift export --merge_lora true), or use --infer_backend transformers."
-            )
-        ranks = [config["r"], *(config.get("rank_pattern") or {}).values()]
-        if max(ranks) > options.vllm_max_lora_rank:
-            raise EngineError(
-                f"--vllm_max_lora_rank {options.vllm_max_lora_rank} is less than the rank of {folder}, which is "
-                f"{max(ranks)}. Give --vllm_max_lora_rank {max(ranks)}."
-            )
+        _check_adapter(folder, options.vllm_max_lora_rank)
     return {"enable_lora": True, "max_lora_rank": options.vllm_max_lora_rank, "max_loras": len(folders)}
+
+
+def _check_adapter(folder: Path, max_rank: int) -> None:
+    config = read_json(folder / "adapter_config.json")
+    kind = config.get("peft_type")
+    found = [name for name in UNREADABLE if config.get(name) and config[name] != "none"]
+    if kind != "LORA" or found:
+        what = f"it is {kind}" if kind != "LORA" else f"it has {' and '.join(found)}"
+        raise EngineError(
+            f"--infer_backend vllm cannot read the adapter {folder}: {what}. Merge it (--merge_lora true), or use "
+            f"--infer_backend transformers."
+        )
+    rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
+    if rank > max_rank:
+        raise EngineError(
+            f"--vllm_max_lora_rank {max_rank} is less than the rank of {folder}, which is {rank}. Give "
+            f"--vllm_max_lora_rank {rank}."
+        )
+
+
+def _check_devices(options: VllmOptions, devices: int | None) -> None:
+    sizes = {name: getattr(options, name) for name in SIZES}
+    needed = prod(sizes.values())
+    if devices is not None and needed > devices:
+        asked = " and ".join(f"--{name} {size}" for name, size in sizes.items() if size > 1) or "the model"
+        raise EngineError(f"{asked} need {needed} GPUs, and there are {devices}.")
 
 
 def _check_known(more: Mapping[str, Any], known: Mapping[str, Any]) -> None:
@@ -142,7 +177,8 @@ def made_engine(
     need("vllm", WHY)
     arguments: Any = need("vllm.engine.arg_utils", WHY)
     kind = arguments.AsyncEngineArgs if uses_async else arguments.EngineArgs
-    made = {**(more or {}), **engine_arguments(served, options, known_arguments(kind))}
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else None
+    made = {**(more or {}), **engine_arguments(served, options, known_arguments(kind), devices)}
     module, name = ("async_llm", "AsyncLLM") if uses_async else ("llm_engine", "LLMEngine")
     engine: Any = getattr(need(f"vllm.v1.engine.{module}", WHY), name)
     try:

@@ -26,7 +26,7 @@ class InferOptions(Options):
     """Inference over data sets and in a dialogue."""
 
     infer_backend: Literal["transformers", "vllm", "sglang", "lmdeploy"] = option(
-        "transformers", important=True, later="the engines vLLM, SGLang and LMDeploy"
+        "transformers", important=True, later="the engines SGLang and LMDeploy", works=("transformers", "vllm")
     )
     """Engine that generates. All of them speak the same template."""
     max_batch_size: PositiveOrAll = option(1, important=True, when=equals("infer_backend", "transformers"))
