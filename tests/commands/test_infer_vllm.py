@@ -42,7 +42,7 @@ def lora(place, tmp_path_factory) -> Path:
     return train(place, tmp_path_factory.mktemp("lora"), "--tuner_type", "lora", "--target_modules", "all-linear")
 
 
-def answered(place: Path, *words: str, rows: str = "rows.jsonl") -> list[dict]:
+def answered(place: Path, *words: str, rows: str = "rows.jsonl", tokens: int = 8) -> list[dict]:
     path = place / "results.jsonl"
     path.unlink(missing_ok=True)
     line = [
@@ -97,9 +97,9 @@ def test_an_adapter_answers_in_vllm_as_it_does_here_merged_or_not(place, lora, t
 @pytest.mark.parameter("stop_words")
 def test_replies_keep_to_a_regex_and_end_at_a_word(place):
     words = ["--model", str(place / "model"), *VLLM, "--structured_outputs_regex", r"(yes|no), [0-9]{2}\."]
-    found = [row["response"] for row in answered(place, *words, "--max_new_tokens", "40")]
+    found = [row["response"] for row in answered(place, *words, tokens=40)]
     assert all(text.startswith(("yes, ", "no, ")) and text.endswith(".") and len(text) < 9 for text in found)
-    cut = [row["response"] for row in answered(place, *words, "--max_new_tokens", "40", "--stop_words", ",")]
+    cut = [row["response"] for row in answered(place, *words, "--stop_words", ",", tokens=40)]
     assert set(cut) <= {"yes,", "no,"}
 
 
@@ -116,12 +116,12 @@ def test_what_was_trained_to_read_reads_the_same_in_vllm(place, tmp_path, task):
     tiny.jsonl(place / "asked.jsonl", asked)
     words = ["--task_type", task, *(["--num_labels", "2"] if task == "seq_cls" else [])]
     last = train(place, tmp_path, *words, rows="asked.jsonl")
-    ours = answered(place, "--adapters", str(last), *PLAIN, rows="asked.jsonl")
-    found = answered(place, "--adapters", str(last), "--merge_lora", "true", *VLLM, rows="asked.jsonl")
+    ours = answered(place, "--adapters", str(last), *PLAIN, rows="asked.jsonl", tokens=0)
+    found = answered(place, "--adapters", str(last), "--merge_lora", "true", *VLLM, rows="asked.jsonl", tokens=0)
     for row, expected in zip(found, ours, strict=True):
         assert row["response"] == pytest.approx(expected["response"], abs=1e-3)
     with pytest.raises(EngineError, match="--merge_lora true"):
-        answered(place, "--adapters", str(last), *VLLM, rows="asked.jsonl")
+        answered(place, "--adapters", str(last), *VLLM, rows="asked.jsonl", tokens=0)
 
 
 CONVERSATIONS = [
