@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,17 +48,9 @@ def lora(place, tmp_path_factory) -> Path:
 def answered(place: Path, *words: str, rows: str = "rows.jsonl", tokens: int = 8) -> list[dict]:
     path = place / "results.jsonl"
     path.unlink(missing_ok=True)
-    line = [
-        "--val_dataset",
-        str(place / rows),
-        "--result_path",
-        str(path),
-        "--max_new_tokens",
-        "8",
-        "--temperature",
-        "0",
-    ]
-    infer.run(parse("infer", [*line, "--torch_dtype", "float32", *words]))
+    writes = ["--max_new_tokens", str(tokens), "--temperature", "0"] if tokens else []
+    line = ["--val_dataset", str(place / rows), "--result_path", str(path), "--torch_dtype", "float32", *writes, *words]
+    infer.run(parse("infer", line))
     return [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -74,6 +69,18 @@ def test_rows_are_answered_as_by_our_engine(place, more):
     found, numbers = unlike(answered(place, *words, *VLLM, *more))
     assert found == ours
     assert numbers == pytest.approx(our_numbers, abs=1e-4)
+
+
+@pytest.mark.parametrize("is_async", ["false", "true"])
+def test_a_command_ends_its_engine_and_says_nothing_of_it(place, is_async):
+    line = ["--model", str(place / "model"), "--val_dataset", str(place / "rows.jsonl"), "--result_path",
+            str(place / "of_a_process.jsonl"), "--max_new_tokens", "2", "--vllm_use_async_engine", is_async]  # fmt: skip
+    environment = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    made = subprocess.run([sys.executable, "-m", "swift", "infer", *line, *VLLM], env=environment, capture_output=True,
+                          text=True, check=False, timeout=500)  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    assert "Exception ignored" not in made.stderr
+    assert "force killing" not in made.stdout + made.stderr
 
 
 @pytest.mark.parameter("adapters")

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -54,14 +54,16 @@ def run(command: Infer) -> Path | None:
         if command.general.load_data_args:
             raise UsageError("--load_data_args true: the checkpoint was trained without validation rows to answer.")
         chat, info = open_chat(command)
-        return talk(command, chat, info)
+        with closing(chat.engine):
+            return talk(command, chat, info)
     hub = HubAccess(command.general.use_hf, command.general.hub_token)
     questions = questions_of(command.data, command.infer.val_dataset_sample, hub)
     if command.infer.metric and all(question.labels is None for question in questions):
         raise DataError("--metric compares replies with references, and no row ends with an assistant message.")
     with sharing(command.general):
         chat, info = open_chat(command)
-        return answer(command, chat, info, questions)
+        with closing(chat.engine):
+            return answer(command, chat, info, questions)
 
 
 def open_chat(command: Infer) -> tuple[Chat, ModelInfo]:

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -97,10 +97,14 @@ def run(command: Infer) -> Path | None:
     if command.infer.resume and command.infer.metric:
         raise UsageError("--resume true: the metric of this task needs all rows at once. Drop --metric.")
     if not has_rows_to_infer(command.values()):
-        return converse(open_reader(command, info))
+        reader = open_reader(command, info)
+        with closing(reader.engine):
+            return converse(reader)
     rows = rows_of(command)
     with sharing(command.general):
-        return read_all(command, open_reader(command, info), info, rows)
+        reader = open_reader(command, info)
+        with closing(reader.engine):
+            return read_all(command, reader, info, rows)
 
 
 def settled(command: Infer) -> tuple[Infer, ModelInfo]:

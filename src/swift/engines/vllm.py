@@ -22,7 +22,15 @@ from swift.engines.background import END, Background
 from swift.engines.base import Completion, Delta, Request, Sampling
 from swift.engines.settings import Settings
 from swift.engines.structures import check_structure
-from swift.engines.vllm_arguments import WHY, Served, first_words, generation_config, made_engine
+from swift.engines.vllm_arguments import (
+    SECONDS_TO_END,
+    WHY,
+    Served,
+    end_async,
+    first_words,
+    generation_config,
+    made_engine,
+)
 from swift.engines.vllm_replies import Reply
 from swift.options.engines import VllmOptions
 
@@ -131,11 +139,19 @@ class Vllm:
             raise EngineError("Many callers at once need --vllm_use_async_engine true.")
         return self._answered(self._reply(request), self._background)
 
+    def forget(self) -> None:
+        """Forget what was computed of earlier prompts: the weights have changed."""
+        if self._background is None:
+            self._engine.reset_prefix_cache()
+        else:
+            self._background.do(self._engine.reset_prefix_cache())
+
     def close(self) -> None:
         """End what is running, then the engine and its processes."""
         if self._closed:
             return
         self._closed = True
+        self._running.clear()
         for hear in tuple(self._listening):
             hear(EngineError(CLOSED))
         if self._background is not None:
@@ -143,13 +159,11 @@ class Vllm:
         self._shut(uses_async=self._background is not None)
 
     def _shut(self, *, uses_async: bool) -> None:
+        engine, self._engine = self._engine, None
         if uses_async:
-            self._engine.shutdown()
-            # It would shut down once more when Python ends, with half of its modules gone.
-            self._engine.engine_core = self._engine.renderer = None
+            end_async(engine)
         else:
-            self._engine.engine_core.shutdown()
-        self._engine = None
+            engine.engine_core.shutdown(timeout=SECONDS_TO_END)
 
     # ------------------------------------------------------------------------------------- one thread, step by step
 
@@ -164,6 +178,8 @@ class Vllm:
 
     def _step(self) -> None:
         """A token for every request that runs, whoever waits for it."""
+        if self._closed:
+            raise EngineError(CLOSED)
         for output in self._engine.step():
             reply = self._running.get(output.request_id)
             if reply is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
@@ -39,6 +40,8 @@ NAMES = {
 """Option -> argument. Those that are None are left to vLLM."""
 UNREADABLE = ("modules_to_save", "use_dora", "bias", "trainable_token_indices")
 """What adapter_config.json says of adapters that vLLM refuses."""
+SECONDS_TO_END = 10.0
+"""How long processes of the engine may take to end by themselves."""
 SIZES = ("vllm_tensor_parallel_size", "vllm_pipeline_parallel_size", "vllm_data_parallel_size")
 """The options whose product is the number of GPUs."""
 
@@ -185,6 +188,14 @@ def made_engine(
         return engine.from_engine_args(kind(**made))
     except (ValueError, TypeError, RuntimeError, NotImplementedError, AssertionError) as error:
         raise EngineError(f"vLLM cannot serve {served.folder}: {first_words(error)}") from error
+
+
+def end_async(engine: Any) -> None:
+    """End vLLM's AsyncLLM and its processes, for good: it shuts down once more when it is forgotten, and at the end of
+    Python half of what that needs is gone."""
+    engine.shutdown(timeout=SECONDS_TO_END)
+    engine.engine_core = engine.renderer = engine.output_handler = None
+    gc.collect()
 
 
 def generation_config(folder: Path) -> GenerationConfig:

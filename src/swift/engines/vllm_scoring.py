@@ -15,7 +15,7 @@ from swift.chat.render import Sample
 from swift.core.errors import EngineError
 from swift.core.extras import need
 from swift.engines.background import Background
-from swift.engines.vllm_arguments import WHY, Served, first_words, made_engine
+from swift.engines.vllm_arguments import WHY, Served, end_async, first_words, made_engine
 from swift.models.heads import Head
 from swift.models.info import read_json
 from swift.options.engines import VllmOptions
@@ -39,7 +39,7 @@ class VllmScoring:
         self._vllm: Any = need("vllm", WHY)
         self.head = head
         arguments = pooling_arguments(served, head, tokenizer)
-        self._engine = made_engine(served, options, uses_async=True, more=arguments)
+        self._engine: Any = made_engine(served, options, uses_async=True, more=arguments)
         self._background = Background("swift-vllm")
         self._numbers = itertools.count()
 
@@ -52,9 +52,8 @@ class VllmScoring:
     def close(self) -> None:
         """End the engine and its processes."""
         self._background.close()
-        self._engine.shutdown()
-        # It would shut down once more when Python ends, with half of its modules gone.
-        self._engine.engine_core = self._engine.renderer = None
+        engine, self._engine = self._engine, None
+        end_async(engine)
 
     async def _all(self, samples: Sequence[Sample]) -> list[Tensor]:
         return list(await asyncio.gather(*(self._one(sample) for sample in samples)))
