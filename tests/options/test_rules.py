@@ -427,9 +427,6 @@ CONTRADICTIONS = {
     "merging_needs_whole_weights": (
         commands.Infer, {**INFER, "adapters": ["owner/a"], "merge_lora": True, "quant_method": "bnb"}, {}, "swift merge-lora",
     ),
-    "beams_have_no_structure": (
-        commands.Infer, {**INFER, "num_beams": 2, "structured_outputs_regex": "a"}, {}, "--structured_outputs_regex",
-    ),
     "other_engines_load_by_themselves": (
         commands.Infer, {**INFER, "infer_backend": "vllm", "attn_impl": "sdpa", "device_map": "cpu"}, {},
         "--attn_impl and --device_map has no effect",
