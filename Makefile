@@ -27,7 +27,7 @@ test: .venv/dev .venv-extras/ready  ## run all tests
 
 test-vllm: .venv-vllm/ready  ## run the tests that need vLLM, on the CPU: several minutes
 	VLLM_CPU_KVCACHE_SPACE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 \
-		.venv-vllm/bin/pytest -m vllm $(ARGS) tests/engines tests/commands/test_infer_vllm.py
+		.venv-vllm/bin/pytest -m vllm $(ARGS) tests/engines tests/commands/test_deploy_vllm.py tests/commands/test_infer_vllm.py
 
 lint: .venv/dev  ## style, types, and which package may import which
 	$(BIN)/ruff check .

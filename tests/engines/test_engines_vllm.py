@@ -69,6 +69,28 @@ def test_requests_name_their_adapters_and_the_others_get_the_one_that_is_always_
     engine.close()
 
 
+@pytest.mark.parameter("adapters")
+@pytest.mark.parametrize("uses_async", [False, True])
+def test_requests_without_an_adapter_are_the_model_alone_whoever_shares_their_batch(folder, tmp_path, uses_async):
+    from swift.engines.vllm import Served, Vllm
+
+    folders = {"first": adapter(tmp_path / "1", 1, 4), "second": adapter(tmp_path / "2", 2, 8)}
+    served = Served(folder, "float32", adapters=folders)
+    engine = Vllm(served, tiny.tokenizer(), OPTIONS, uses_async=uses_async)
+    names = [None, "first", None, "second", None, "first", "second", None]
+    requests = [Request(PROMPTS[i % len(PROMPTS)], GREEDY, name) for i, name in enumerate(names)]
+    replies = engine.complete(requests)
+    engine.close()
+    for request, (reply,) in zip(requests, replies, strict=True):
+        model = tiny.model(3, head_dim=32)
+        if request.adapter is not None:
+            model = PeftModel.from_pretrained(model, folders[request.adapter]).eval()
+        expected = logprobs(model, request.prompt, reply.token_ids)
+        assert reply.token_ids == expected.argmax(-1).tolist()
+        for row, told in zip(expected, reply.logprobs, strict=True):
+            assert [value for _, _, value in told.top] == pytest.approx(row.topk(3).values.tolist(), abs=1e-4)
+
+
 def test_a_stream_that_is_left_or_looked_at_later_loses_nothing(folder):
     from swift.engines.vllm import Served, Vllm
 

@@ -71,7 +71,7 @@ def test_the_rank_of_adapters_has_to_fit_before_anything_is_loaded(tmp_path):
     with pytest.raises(EngineError, match=r"--vllm_max_lora_rank 16 is less .* 32. Give --vllm_max_lora_rank 32"):
         engine_arguments(served, VllmOptions())
     made = engine_arguments(served, VllmOptions(vllm_max_lora_rank=32))
-    assert (made["enable_lora"], made["max_lora_rank"], made["max_loras"]) == (True, 32, 2)
+    assert (made["enable_lora"], made["max_lora_rank"], made["max_loras"] >= 2) == (True, 32, True)
     assert "enable_lora" not in engine_arguments(Served(tmp_path), VllmOptions())
 
 

@@ -448,6 +448,10 @@ CONTRADICTIONS = {
         commands.Infer, {**INFER, "infer_backend": "vllm", "task_type": "embedding", "vllm_use_async_engine": False}, {},
         "--vllm_use_async_engine true",
     ),
+    "a_server_needs_the_async_engine": (
+        commands.Deploy, {"model": "owner/name", "infer_backend": "vllm", "vllm_use_async_engine": False}, {},
+        "swift deploy needs --vllm_use_async_engine true",
+    ),
     "copies_need_the_async_engine": (
         commands.Deploy,
         {"model": "owner/name", "infer_backend": "vllm", "vllm_data_parallel_size": 2, "vllm_use_async_engine": False}, {},

@@ -22,7 +22,7 @@ from swift.chat.render import Sample
 from swift.core import environment
 from swift.core.errors import UsageError
 from swift.core.logs import get_logger
-from swift.engines.base import Engine
+from swift.engines.base import Engine, Serving
 from swift.engines.scoring import ScoringEngine
 from swift.engines.transformers import Transformers
 from swift.engines.vllm import Vllm
@@ -49,6 +49,11 @@ class Scoring(Protocol):
 
     head: Head
 
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the model has rows for."""
+        ...
+
     def outputs(self, samples: Sequence[Sample]) -> Tensor:
         """What the model puts out for each text, in order."""
         ...
@@ -58,11 +63,16 @@ class Scoring(Protocol):
         ...
 
 
+class Answering(Engine, Serving, Protocol):
+    """An engine for one caller or for many."""
+
+
 @dataclass(frozen=True)
 class Asking:
     """What an engine is made of.
 
     named: adapters that requests choose by name; those of `info` which are none of them are always active.
+    max_logprobs: most log-probabilities per token that a request may ask for.
     """
 
     command: Infer
@@ -70,6 +80,7 @@ class Asking:
     tokenizer: PreTrainedTokenizerBase
     stop_token_ids: Sequence[int] = ()
     named: Mapping[str, Path] | None = None
+    max_logprobs: int = 20
 
     @property
     def always(self) -> list[Path]:
@@ -77,7 +88,7 @@ class Asking:
         return [folder for folder in self.info.adapters if folder not in (self.named or {}).values()]
 
 
-def open_engine(asking: Asking) -> Engine:
+def open_engine(asking: Asking) -> Answering:
     """The engine of `--infer_backend`, with the model of a command and its adapters. Raises SwiftError."""
     return ENGINES[asking.command.infer.infer_backend](asking)
 
@@ -102,7 +113,7 @@ def at_once(command: Infer, step: int) -> int:
 # ------------------------------------------------------------------------------------------------------------- engines
 
 
-def _transformers(asking: Asking) -> Engine:
+def _transformers(asking: Asking) -> Answering:
     model = _adapted(asking, _loaded(asking))
     pack(model)
     return Transformers(
@@ -111,7 +122,7 @@ def _transformers(asking: Asking) -> Engine:
     )  # fmt: skip
 
 
-def _vllm(asking: Asking) -> Engine:
+def _vllm(asking: Asking) -> Answering:
     options = asking.command.vllm
     with _served(asking) as served:
         return Vllm(
@@ -120,7 +131,7 @@ def _vllm(asking: Asking) -> Engine:
         )  # fmt: skip
 
 
-ENGINES: dict[str, Callable[[Asking], Engine]] = {
+ENGINES: dict[str, Callable[[Asking], Answering]] = {
     "transformers": _transformers,
     "vllm": _vllm,
 }
@@ -169,6 +180,7 @@ def _described(asking: Asking, folder: Path, always: Sequence[Path], named: Mapp
         context_length=info.max_length,
         adapters=named,
         always=always[0] if always else None,
+        max_logprobs=max(asking.max_logprobs, command.generation.top_logprobs or 0),
         seed=command.general.seed,
         overrides=_stretched(info) if folder == info.path else {},
         trusts_code=info.needs_remote_code,

@@ -14,6 +14,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from swift.chat.render import Renderer
+from swift.commands.backends import Answering, Asking, open_engine
 from swift.commands.begin import begin, log_decisions
 from swift.commands.infer_tasks import open_reader
 from swift.commands.results import Results, result_path
@@ -106,14 +107,18 @@ def _open_writer(command: Deploy, info: ModelInfo) -> Opened:
     tokenizer = load_tokenizer(info, command.model.new_special_tokens)
     layout = layout_for(info, command.template, tokenizer)
     applied, named = _parted(command.model.adapters, info)
-    model = with_room(load_model(info, command.model, command.quantization, training=False), tokenizer)
-    merges = command.merge.merge_lora or (applied and named)
-    model = merge(model, applied) if merges and applied else load_adapters(model, applied)
     renderers = Renderers(lambda options: Renderer(tokenizer, options, layout=layout), command.template)
-    engine = Transformers(
-        load_named_adapters(model, named), tokenizer, max_batch_size=_batch_size(command),
-        stop_token_ids=renderers.chat().stop_token_ids, context_length=info.max_length, adapters=tuple(named),
-    )  # fmt: skip
+    stops = renderers.chat().stop_token_ids
+    if command.infer.infer_backend == "transformers":
+        model = with_room(load_model(info, command.model, command.quantization, training=False), tokenizer)
+        merges = command.merge.merge_lora or (applied and named)
+        model = merge(model, applied) if merges and applied else load_adapters(model, applied)
+        engine: Answering = Transformers(
+            load_named_adapters(model, named), tokenizer, max_batch_size=_batch_size(command), stop_token_ids=stops,
+            context_length=info.max_length, adapters=tuple(named),
+        )  # fmt: skip
+    else:
+        engine = open_engine(Asking(command, info, tokenizer, stops, named, command.deploy.max_logprobs))
     writer = Writer(
         engine, tokenizer, renderers, Conversations(_door(command)),
         template=command.template, generation=command.generation, max_logprobs=command.deploy.max_logprobs,
@@ -130,10 +135,9 @@ def _open_reader(command: Deploy, info: ModelInfo) -> Opened:
     reads = open_reader(command, info)
     config = read_json(info.path / "config.json")
     classes = {int(number): str(name) for number, name in (config.get("id2label") or {}).items()}
-    embedding = reads.engine.model.get_input_embeddings()
     reader = Reader(
         reads, ScoringQueue(reads.engine.outputs, TEXTS_AT_ONCE), Conversations(_door(command)), classes=classes,
-        vocabulary=embedding.weight.shape[0], length=reads.limit,
+        vocabulary=reads.engine.vocabulary, length=reads.limit,
     )  # fmt: skip
     return Opened(Served(_name(command, info), reader, (), reads.limit), info)
 

@@ -36,6 +36,11 @@ class ScoringEngine:
         self.max_batch_size = max_batch_size
         self._padded = Padded(0 if head.pad_token_id is None else head.pad_token_id)
 
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the model has rows for."""
+        return self.model.get_input_embeddings().weight.shape[0]
+
     @torch.no_grad()
     def outputs(self, samples: Sequence[Sample]) -> Tensor:
         """What the model puts out for each text, in order, float32 on the CPU: logits [N, C], scores [N], vectors [N, E]."""

@@ -125,7 +125,10 @@ def _lora(served: Served, options: VllmOptions) -> dict[str, Any]:
         return {}
     for folder in folders:
         _check_adapter(folder, options.vllm_max_lora_rank)
-    return {"enable_lora": True, "max_lora_rank": options.vllm_max_lora_rank, "max_loras": len(folders)}
+    # Without GPUs, vLLM multiplies requests that have no adapter by that of the last place, number -1. One place more than
+    # there are adapters stays empty: zeros.
+    spare = 0 if torch.cuda.is_available() else 1
+    return {"enable_lora": True, "max_lora_rank": options.vllm_max_lora_rank, "max_loras": len(folders) + spare}
 
 
 def _check_adapter(folder: Path, max_rank: int) -> None:

@@ -43,6 +43,11 @@ class VllmScoring:
         self._background = Background("swift-vllm")
         self._numbers = itertools.count()
 
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the model has rows for."""
+        return self._engine.model_config.get_vocab_size()
+
     def outputs(self, samples: Sequence[Sample]) -> Tensor:
         """What the model puts out for each text, in order, float32 on the CPU: logits [N, C], scores [N], vectors [N, E]."""
         found = self._background.do(self._all(samples))

@@ -54,7 +54,9 @@ class VllmOptions(Options):
     vllm_use_async_engine: bool | None = option(None, when=VLLM, rule="true for encode tasks and deploy, else false")
     """Whether the asynchronous engine is used. Tasks other than causal_lm need it."""
     vllm_reasoning_parser: str | None = option(
-        None, when=command("deploy", "eval", "app") & equals("infer_backend", "vllm")
+        None,
+        when=command("deploy", "eval", "app") & equals("infer_backend", "vllm"),
+        later="vLLM's parsers of thinking",
     )
     """Name of vLLM's parser that splits thinking from the reply."""
     vllm_engine_kwargs: Json | None = option(None, when=VLLM)

@@ -255,6 +255,17 @@ def other_tasks_need_the_async_engine(case: Case) -> Words | None:
     )
 
 
+@rule("deploy", "eval", "app")
+def a_server_needs_the_async_engine(case: Case) -> Words | None:
+    """The other one serves one caller."""
+    if case["infer_backend"] != "vllm" or case["task_type"] != "causal_lm" or case["vllm_use_async_engine"]:
+        return None
+    return Words(
+        f"swift {case.command} needs --vllm_use_async_engine true: it is asked by many.",
+        f"swift {case.command} 需要 --vllm_use_async_engine true：服务会同时收到多个请求。",
+    )
+
+
 @rule(*SERVED)
 def copies_need_the_async_engine(case: Case) -> Words | None:
     """Requests are shared between copies of the model by the asynchronous engine."""
