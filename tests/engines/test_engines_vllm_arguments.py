@@ -36,7 +36,6 @@ GIVEN = {
     "vllm_reasoning_parser": ("reasoning_parser", "qwen3", "reasoning_config.reasoning_parser"),
 }  # fmt: skip
 """Option -> the argument of EngineArgs, a value, and where vLLM's own configuration shows it."""
-PARAMETERS = [pytest.param(name, marks=pytest.mark.parameter(name)) for name in GIVEN]
 
 
 def adapter(folder, **changes):
@@ -46,7 +45,15 @@ def adapter(folder, **changes):
     return folder
 
 
-@pytest.mark.parametrize("option", PARAMETERS)
+@pytest.mark.parameter("vllm_gpu_memory_utilization")
+@pytest.mark.parameter("vllm_data_parallel_size")
+@pytest.mark.parameter("vllm_enable_expert_parallel")
+@pytest.mark.parameter("vllm_max_num_seqs")
+@pytest.mark.parameter("vllm_disable_custom_all_reduce")
+@pytest.mark.parameter("vllm_enforce_eager")
+@pytest.mark.parameter("vllm_quantization")
+@pytest.mark.parameter("vllm_enable_prefix_caching")
+@pytest.mark.parametrize("option", GIVEN)
 def test_each_option_is_an_argument_of_the_engine(option, tmp_path):
     name, value, _ = GIVEN[option]
     plain = engine_arguments(Served(tmp_path), VllmOptions())

@@ -37,13 +37,15 @@ class VllmOptions(Options):
     """Whether NCCL is used instead of vLLM's own all-reduce, which is safer."""
     vllm_enforce_eager: bool = option(False, when=VLLM)
     """Whether CUDA graphs are left out: less memory, slower."""
-    vllm_mm_processor_cache_gb: NonNegativeFloat = option(4, when=VLLM)
+    vllm_mm_processor_cache_gb: NonNegativeFloat = option(4, when=VLLM, later="models of images, video and audio")
     """Size of the cache of processed images and videos in GiB; 0 turns it off. For multimodal models only."""
     vllm_speculative_config: Json | None = option(None, when=VLLM)
     """Settings of speculative decoding."""
     vllm_disable_cascade_attn: bool = option(False, when=VLLM)
     """Whether cascade attention is never used, against numerical deviations."""
-    vllm_limit_mm_per_prompt: Json | None = option(None, important=True, when=VLLM)
+    vllm_limit_mm_per_prompt: Json | None = option(
+        None, important=True, when=VLLM, later="models of images, video and audio"
+    )
     """Most media of each kind in one prompt, e.g. `'{"image": 5, "video": 2}'`."""
     vllm_max_lora_rank: PositiveInt = option(16, when=VLLM | given("use_vllm"))
     """Largest LoRA rank; at least that of the adapter, best equal to it."""
