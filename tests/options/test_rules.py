@@ -109,6 +109,7 @@ def test_defaults_that_nobody_asked_for_are_never_refused():
         (commands.Infer, {**INFER, "vllm_max_num_seqs": 4}, "--vllm_max_num_seqs 4", "--infer_backend is vllm"),
         (commands.Infer, {**INFER, "top_logprobs": 4}, "--top_logprobs 4", "--logprobs is set"),
         (commands.Infer, {"model": "owner/name", "columns": {"a": "b"}}, "--columns", "--val_dataset"),
+        (commands.Sft, {"model": "owner/name", "cached_dataset": ["c"], "columns": {"a": "b"}}, "--columns", "--dataset"),
         (commands.Infer, {"model": "owner/name", "metric": "acc"}, "--metric acc", "--val_dataset"),
         (commands.Deploy, {"model": "owner/name", "val_dataset": ["v"]}, "--val_dataset v", "swift infer"),
         (commands.Rlhf, {**DPO, "cliprange": 0.1}, "--cliprange 0.1", "--rlhf_type is ppo"),

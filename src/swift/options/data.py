@@ -10,6 +10,8 @@ from swift.options.declare import Fraction, Json, Options, option
 READS_DATA = command("pt", "sft", "rlhf", "infer", "export", "parity", "sample", "web-ui")
 HAS_TRAINING_ROWS = given("dataset", "cached_dataset", "load_data_args")
 HAS_ROWS = given("dataset", "val_dataset", "cached_dataset", "cached_val_dataset", "load_data_args")
+READS_ROWS = given("dataset", "val_dataset", "load_data_args")
+"""Rows are read as somebody wrote them; those of cached data sets are prepared already."""
 PREPARES = command("pt", "sft", "rlhf", "export")
 HAS_VALIDATION_ROWS = given("val_dataset", "cached_val_dataset", "split_dataset_ratio", "load_data_args")
 
@@ -31,9 +33,9 @@ class DataOptions(Options):
     """Share of each training data set that is set apart for validation; 0 sets nothing apart."""
     data_seed: NonNegativeInt = option(42, when=HAS_ROWS)
     """Seed of sampling, splitting and shuffling rows."""
-    dataset_num_proc: PositiveInt = option(1, important=True, when=HAS_ROWS & PREPARES)
+    dataset_num_proc: PositiveInt = option(1, important=True, when=READS_ROWS & PREPARES)
     """Number of processes that prepare rows."""
-    load_from_cache_file: bool = option(False, important=True, when=HAS_ROWS & PREPARES)
+    load_from_cache_file: bool = option(False, important=True, when=READS_ROWS & PREPARES)
     """Whether rows prepared by an earlier run are used again, and those of this run kept for later ones. Rows are known
     by their bytes and by everything that decides which tokens they become."""
     dataset_shuffle: bool = option(True, when=HAS_ROWS)
@@ -54,13 +56,13 @@ class DataOptions(Options):
     shuffle_buffer_size: PositiveInt = option(1000, when=given("streaming") & given("dataset_shuffle"))
     """Number of rows among which a streamed data set is shuffled."""
     download_mode: Literal["reuse_dataset_if_exists", "force_redownload"] = option(
-        "reuse_dataset_if_exists", when=HAS_ROWS
+        "reuse_dataset_if_exists", when=READS_ROWS
     )
     """Whether a downloaded data set is used again or downloaded anew."""
-    columns: Json | None = option(None, when=HAS_ROWS)
+    columns: Json | None = option(None, when=READS_ROWS)
     """New names of columns, e.g. `'{"text1": "query", "text2": "response"}'`, so that rows have a form that is
     understood. Mapping a column to `_` hides it."""
-    strict: bool = option(False, when=HAS_ROWS)
+    strict: bool = option(False, when=READS_ROWS)
     """Whether the first bad row is an error. Otherwise bad rows are left out, counted by cause and reported."""
     remove_unused_columns: bool = option(True, important=True, when=HAS_ROWS)
     """Whether columns without a meaning are dropped. false hands them on to the loss; GRPO does so by default, for
