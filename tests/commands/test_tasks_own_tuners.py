@@ -58,7 +58,7 @@ def answers(checkpoint: Path, rows: Path) -> list:
 @pytest.mark.parameter("tuner_type")
 @pytest.mark.parametrize("method", LINES)
 def test_a_classifier_learns_its_head_with_every_method(place, tmp_path, method):
-    last = train(place, tmp_path, "classes.jsonl", method, "--num_labels", "3", "--max_steps", "30", "--learning_rate",
+    last = train(place, tmp_path, "classes.jsonl", method, "--num_labels", "3", "--max_steps", "40", "--learning_rate",
                  "3e-3", "--lr_scheduler_type", "constant")  # fmt: skip
     assert answers(last, place / "classes.jsonl") == [i % 3 for i in range(24)]
     if method in ("llamapro", "longlora"):

@@ -74,7 +74,7 @@ class Run:
 def prepare(folder: Path, *, model: Any = None, train: list[Sample] | None = None, val: list[Sample] | None = None,
             collate: Any = None, mesh: Any = None, extra: dict[str, Any] | None = None, seed: int = 42,
             tracking: Any = None, galore: dict[str, Any] | None = None, lorap_lr_ratio: float | None = None,
-            callbacks: Sequence[Any] = (), **options: Any) -> Run:  # fmt: skip
+            watchers: Sequence[Any] = (), **options: Any) -> Run:  # fmt: skip
     """A trainer on tiny data, ready to train into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     training = TrainingOptions(**{**PLAIN, **options})
@@ -97,7 +97,7 @@ def prepare(folder: Path, *, model: Any = None, train: list[Sample] | None = Non
         ),
         Companions(tiny.tokenizer(), tiny.CHATML, background=training.use_flash_ckpt),
         training,
-        [*callbacks, *session.callbacks],
+        [*watchers, *session.callbacks],
     )
     return Run(trainer, session)
 

@@ -56,7 +56,7 @@ def examined(folder, *papers: Paper, **settings) -> runs.Run:
     benchmarks = Benchmarks(
         ["one"], lambda _step: nullcontext(next(coming)), answering, form=None, context_length=CONTEXT
     )
-    run = runs.prepare(folder, model=model, callbacks=[benchmarks], max_steps=1, eval_strategy="steps", eval_steps=1,
+    run = runs.prepare(folder, model=model, watchers=[benchmarks], max_steps=1, eval_strategy="steps", eval_steps=1,
                        save_steps=1, metric_for_best_model="test_one", greater_is_better=True, **settings)  # fmt: skip
     run.outcome = run.session.run(run.trainer, None, {})
     return run

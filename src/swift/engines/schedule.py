@@ -8,6 +8,7 @@ Axes: R rows that begin or grow, V vocabulary.
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -96,6 +97,9 @@ class Schedule:
                 raise EngineError("The engine is closed.")
             enter()
             if self._thread is None:
+                # A thread that still runs when the interpreter ends would end the process with an error of C++.
+                atexit.unregister(self.close)
+                atexit.register(self.close)
                 self._thread = threading.Thread(target=self._work, name="swift engine", daemon=True)
                 self._thread.start()
             self._changed.notify()
@@ -110,6 +114,7 @@ class Schedule:
 
     def close(self) -> None:
         """End what is running, and the thread."""
+        atexit.unregister(self.close)
         with self._changed:
             self._closed = True
             self._changed.notify()

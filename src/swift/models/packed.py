@@ -59,6 +59,10 @@ def unpack(model: nn.Module) -> None:
                 setattr(parent, name, child.plain())
 
 
+CALL_THEIR_LAYERS = ("transformers.", "peft.tuners.lora.")
+"""Where modules come from that call their linear layers, and do not reckon with the matrices themselves."""
+
+
 @torch.no_grad()
 def pack(model: nn.Module) -> int:
     """Lay out the plain matrices of a model that are on a CPU, in place; returns how many they are.
@@ -73,7 +77,7 @@ def pack(model: nn.Module) -> int:
     places = [
         (parent, name, child)
         for parent in model.modules()
-        if not isinstance(parent, nn.ModuleDict)  # the small matrices of adapters, whose types peft asks for each time
+        if type(parent).__module__.startswith(CALL_THEIR_LAYERS)
         for name, child in parent.named_children()
         if type(child) is nn.Linear and child.weight.device.type == "cpu" and child.weight.dtype in types
     ]
