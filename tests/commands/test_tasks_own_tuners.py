@@ -19,7 +19,7 @@ LINES = {
     "llamapro": ("--llamapro_num_new_blocks", "1"),
     "adapter": ("--adapter_length", "8"),
     "reft": ("--reft_rank", "2"),
-    "longlora": ("--max_length", "64"),
+    "longlora": ("--max_length", "512"),  # so that groups are longer than rows, which inference attends to as wholes
     "full": ("--lisa_activated_layers", "1", "--lisa_step_interval", "3"),
 }
 
