@@ -5,6 +5,8 @@ BIN    := .venv/bin
 PIP    := python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # More arguments for pytest: make test ARGS='-m "not slow" tests/chat'
 ARGS   ?=
+# Two processes share the tests, file by file: what a file has made for its tests is made once.
+SHARED := -n 2 --dist loadfile
 
 # One thread per process: small matrices are slower on two threads, and processes then fight for cores.
 export OMP_NUM_THREADS := 1
@@ -22,8 +24,8 @@ demo: .venv/base  ## make a small model, train it, teach it its name and ask for
 	$(BIN)/swift demo
 
 test: .venv/dev .venv-extras/ready  ## run all tests
-	$(BIN)/pytest $(ARGS)
-	.venv-extras/bin/pytest -m extra
+	$(BIN)/pytest $(SHARED) $(ARGS)
+	.venv-extras/bin/pytest $(SHARED) -m extra
 
 test-vllm: .venv-vllm/ready  ## run the tests that need vLLM, on the CPU: several minutes
 	VLLM_CPU_KVCACHE_SPACE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 \
@@ -62,7 +64,7 @@ check: lint docs test  ## all that must hold before a change is merged
 .venv-extras/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-extras
 	.venv-extras/bin/$(PIP) torch==2.13.0
-	.venv-extras/bin/$(PIP) --editable '.[dev,deepspeed,eval,quant,ray,swanlab,wandb]'
+	.venv-extras/bin/$(PIP) --editable '.[dev,deepspeed,eval,quant,ray,swanlab,ui,wandb]'
 	.venv-extras/bin/$(PIP) --no-deps galore-torch  # what our GaLore is compared with
 	@# GPTQ and AWQ checkpoints; gptqmodel asks for a newer torch than it needs
 	.venv-extras/bin/$(PIP) --no-deps gptqmodel==7.7.0 optimum==2.3.0 device-smi tokenicer logbar pypcre defuser threadpoolctl
