@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from swift.core.errors import DataError, EngineError
 from swift.core.logs import get_logger
+from swift.serve.answers import ErrorAnswer
 from swift.serve.auth import Key
 from swift.serve.desk import LEFT, Desk, Served
 from swift.serve.front import BodyLimits, ClientLeft, Front
@@ -27,7 +28,6 @@ from swift.serve.protocol import (
     ClassifyRequest,
     CompletionRequest,
     EmbeddingRequest,
-    ErrorAnswer,
     RerankRequest,
     ScoreRequest,
 )

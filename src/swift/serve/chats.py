@@ -6,19 +6,11 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+from swift.serve.answers import AssistantMessage, ChatChunk, ChatCompletion, Choice, ChunkChoice, DeltaMessage, Usage
 from swift.serve.choices import Piece, joined, tool_calls
 from swift.serve.clients import LAST_EVENT, event_of
 from swift.serve.logprobs import for_chat
-from swift.serve.protocol import (
-    AssistantMessage,
-    ChatChunk,
-    ChatCompletion,
-    ChatRequest,
-    Choice,
-    ChunkChoice,
-    DeltaMessage,
-    Usage,
-)
+from swift.serve.protocol import ChatRequest
 from swift.serve.visits import Visit
 from swift.serve.writer import Question, Writer
 

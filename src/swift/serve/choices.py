@@ -15,8 +15,8 @@ from swift.chat.calls import ToolCall
 from swift.chat.reply import Reply, ReplyReader
 from swift.chat.tools import Tool, ToolFormat
 from swift.engines.base import Completion, Delta, TokenLogprob
+from swift.serve.answers import FunctionCall, ToolCallAnswer
 from swift.serve.cutting import StopCutter
-from swift.serve.protocol import FunctionCall, ToolCallAnswer
 
 Reason = Literal["stop", "length", "tool_calls"]
 

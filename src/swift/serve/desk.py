@@ -13,17 +13,15 @@ from fastapi import Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ValidationError
 
+from swift.serve.answers import Answer, ModelCard, ModelList
 from swift.serve.chats import Chat
 from swift.serve.clients import begun, while_there
 from swift.serve.front import ClientLeft
 from swift.serve.protocol import (
-    Answer,
     ChatRequest,
     ClassifyRequest,
     CompletionRequest,
     EmbeddingRequest,
-    ModelCard,
-    ModelList,
     RerankRequest,
     ScoreRequest,
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from swift.engines.base import TokenLogprob
 from swift.engines.detokenizer import REPLACEMENT
-from swift.serve.protocol import ChoiceLogprobs, CompletionLogprobs, TokenLogprobs, TopLogprob
+from swift.serve.answers import ChoiceLogprobs, CompletionLogprobs, TokenLogprobs, TopLogprob
 
 LOWEST = -9999.0
 """What is written for the logarithm of 0, which JSON has no word for."""

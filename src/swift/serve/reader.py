@@ -18,26 +18,22 @@ from swift.chat.render import Sample
 from swift.core.errors import DataError
 from swift.engines.scoring import answer, class_logprobs
 from swift.models.heads import Head
-from swift.serve.conversations import Conversations, unrendered
-from swift.serve.protocol import (
+from swift.serve.answers import (
     AssistantMessage,
     ChatCompletion,
-    ChatRequest,
     Choice,
     Classified,
-    ClassifyRequest,
     ClassList,
     Embedding,
     EmbeddingList,
-    EmbeddingRequest,
     Ranked,
     Ranking,
-    RerankRequest,
     Score,
     ScoreList,
-    ScoreRequest,
     Usage,
 )
+from swift.serve.conversations import Conversations, unrendered
+from swift.serve.protocol import ChatRequest, ClassifyRequest, EmbeddingRequest, RerankRequest, ScoreRequest
 from swift.serve.refusals import Refusal
 from swift.serve.scoring import ScoringQueue
 from swift.serve.visits import Visit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from swift.serve.protocol import ErrorAnswer, ErrorInfo
+from swift.serve.answers import ErrorAnswer, ErrorInfo
 
 KINDS: dict[int, str] = {
     400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 408: "timeout_error",

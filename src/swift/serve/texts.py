@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from swift.engines.base import Completion, Delta, TokenLogprob
+from swift.serve.answers import CompletionChoice, TextCompletion, Usage
 from swift.serve.clients import LAST_EVENT, event_of
 from swift.serve.cutting import StopCutter
 from swift.serve.logprobs import for_completion
-from swift.serve.protocol import CompletionChoice, CompletionRequest, TextCompletion, Usage
+from swift.serve.protocol import CompletionRequest
 from swift.serve.visits import Visit
 from swift.serve.writer import Question, Writer
 
