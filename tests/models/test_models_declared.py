@@ -45,9 +45,12 @@ BARE = SimpleNamespace(chat_template=None)
 
 @pytest.fixture(autouse=True)
 def _tables_as_they_were():
-    """What a test registers is gone after it."""
-    families, parts = dict(FAMILIES), dict(PARTS)
+    """What a test registers is gone after it, and so are the plugins that registered it: another test loads them anew."""
+    families, parts, modules = dict(FAMILIES), dict(PARTS), set(sys.modules)
     yield
+    for name in set(sys.modules) - modules:
+        if name.startswith("swift_plugin"):
+            del sys.modules[name]
     FAMILIES.clear()
     FAMILIES.update(families)
     for name in set(PARTS) - set(parts):
