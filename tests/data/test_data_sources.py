@@ -240,6 +240,13 @@ def test_a_csv_header_names_a_column_once(tmp_path: Path):
 # ------------------------------------------------------------------------------------------------------------ folders
 
 
+@pytest.mark.parametrize("name", ["evaluation", "testing", "eval", "dev"])
+def test_a_file_of_another_split_is_not_trained_on(tmp_path: Path, name: str):
+    (tmp_path / "rows.jsonl").write_text('{"text": "learnt"}\n')
+    (tmp_path / f"{name}.jsonl").write_text('{"text": "held back"}\n')
+    assert [row["text"] for row in read(str(tmp_path))] == ["learnt"]
+
+
 @pytest.mark.parameter("dataset")
 def test_a_folder_is_all_its_files_in_order_and_nothing_else(tmp_path: Path):
     (tmp_path / "data").mkdir()

@@ -16,20 +16,10 @@ from typing import Literal
 from swift.core.errors import DataError
 from swift.core.logs import get_logger
 from swift.data.files import READERS
+from swift.hub.splits import DESCRIPTIONS, WORDS
 
 _HUB = re.compile(r"(hf|ms)::", re.IGNORECASE)
 _WORD = re.compile(r"[a-z]+")
-_SPLITS = {
-    "train": "train", "training": "train",
-    "test": "test", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
-    "eval": "validation",
-}  # fmt: skip
-"""Words in the name of a file that say which split it holds."""
-_DESCRIPTIONS = {
-    "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "configuration.json",
-    "license.txt", "readme.txt", "requirements.txt",
-}  # fmt: skip
-"""Files that stand beside data and hold none."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +140,7 @@ def _data_files(root: Path) -> list[Path]:
         for file in sorted(root.rglob("*"))
         if file.suffix.lower() in READERS
         and file.is_file()
-        and file.name.lower() not in _DESCRIPTIONS
+        and file.name.lower() not in DESCRIPTIONS
         and not any(part.startswith(".") for part in file.relative_to(root).parts)
     ]
 
@@ -158,13 +148,13 @@ def _data_files(root: Path) -> list[Path]:
 def _of_splits(files: list[Path], folder: Path, wanted: tuple[str, ...]) -> list[Path]:
     """The files of the wanted splits, split after split; else those that name none, else all."""
     named = {file: _split_of(file, folder) for file in files}
-    chosen = [file for split in wanted for file in files if named[file] == _SPLITS.get(split, split)]
+    chosen = [file for split in wanted for file in files if named[file] == WORDS.get(split, split)]
     return chosen or [file for file in files if named[file] is None] or files
 
 
 def _split_of(file: Path, folder: Path) -> str | None:
     words = _WORD.findall(str(file.relative_to(folder).with_suffix("")).lower())
-    return next((_SPLITS[word] for word in words if word in _SPLITS), None)
+    return next((WORDS[word] for word in words if word in WORDS), None)
 
 
 def _listed(names: list[str]) -> str:
