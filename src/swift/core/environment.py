@@ -51,8 +51,13 @@ class Variable:
             raise UsageError(f"The environment variable {self.name} must be a number (got {text!r}).") from None
 
     def flag(self) -> bool:
-        """The variable as yes or no: 1, true, yes, on are yes."""
-        return (self.get() or "").lower() in {"1", "true", "yes", "on"}
+        """The variable as yes or no: 1, true, yes, on are yes; 0, false, no, off are no, and so is no value at all."""
+        text = (self.get() or "0").lower()
+        if text in {"1", "true", "yes", "on"}:
+            return True
+        if text in {"0", "false", "no", "off"}:
+            return False
+        raise UsageError(f"The environment variable {self.name} must be true or false (got {text!r}).")
 
 
 CUDA_VISIBLE_DEVICES = Variable("CUDA_VISIBLE_DEVICES", "Which GPUs are used; all by default. Read by torch.")

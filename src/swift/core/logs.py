@@ -45,4 +45,6 @@ def get_logger() -> logging.Logger:
         logger.propagate = False
         level = (environment.LOG_LEVEL.get() or "INFO").upper()
         logger.setLevel(level if level in LEVELS else "INFO")
+        if level not in LEVELS:
+            logger.warning("LOG_LEVEL is %s, and must be one of %s: INFO is taken", level, ", ".join(LEVELS))
     return logger
