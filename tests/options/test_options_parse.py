@@ -50,6 +50,11 @@ def test_dicts_come_as_json_text_or_as_a_file(tmp_path):
         assert parse("sft", [*ROWS, "--columns", given]).data.columns == {"a": "query"}
 
 
+@pytest.mark.parametrize("text", ["a" * 300, "~nobody-of-this-name/map.json", "{[1]: 2}"])
+def test_what_is_neither_a_dict_nor_the_path_of_one_is_refused(text):
+    assert any(problem.startswith("--columns ") for problem in problems("sft", [*ROWS, "--columns", text]))
+
+
 def test_a_negative_number_is_a_value():
     assert parse("sft", [*ROWS, "--max_steps", "-1"]).training.max_steps == -1
 
@@ -81,6 +86,11 @@ def test_yaml_and_json_files_mean_the_same(tmp_path):
         ("- model\n", "--config c.yaml: must hold `option: value` pairs"),
         ("model: m\nmodel: n\n", "--config c.yaml, line 2: model stands there twice"),
         ("config: other.yaml\n", "--config c.yaml, line 1: a configuration file cannot name another"),
+        ("model: m\non: 1\n", "unknown option --on"),
+        ("null: 1\n", "unknown option --null"),
+        ("<<: {seed: 1}\n", "unknown option --<<"),
+        ("[seed]: 1\n", "unknown option --["),
+        ("model: m\nseed: !!python/name:os.system\n", "--config c.yaml, line 2: not valid YAML or JSON"),
         ("model: m\nlora_rank: many\n", "--lora_rank 'many' (c.yaml, line 2): must be a whole number"),
     ],
 )

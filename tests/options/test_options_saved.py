@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from swift.core.errors import UsageError
 from swift.options.declare import Origin
 from swift.options.parse import parse
 from swift.options.saved import write_args
@@ -44,6 +45,13 @@ def test_inference_reads_back_what_training_used_unless_told_otherwise(trained):
     assert parse("infer", ["--adapters", str(trained), "--system", "Sing."]).template.system == "Sing."
     fresh = parse("infer", ["--adapters", str(trained), "--model", "m", "--load_args", "false"])
     assert fresh.template.system is None
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", ""])
+def test_a_file_that_holds_no_options_is_named(trained, text):
+    (trained / "args.json").write_text(text)
+    with pytest.raises(UsageError, match=f"{trained / 'args.json'} cannot be read"):
+        parse("infer", ["--adapters", str(trained)])
 
 
 @pytest.mark.parameter("load_data_args")

@@ -46,7 +46,8 @@ def read(file: str) -> list[Entry]:
         raise ConfigError("config_missing")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError("config_broken", line=line, why=error.problem or "unreadable") from None
@@ -56,10 +57,9 @@ def read(file: str) -> list[Entry]:
         return []
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError("config_shape")
-    values = yaml.safe_load(text)
     entries: list[Entry] = []
     seen: set[str] = set()
-    for key, _ in node.value:
+    for key, value in node.value:
         flag = str(key.value).replace("-", "_")
         line = key.start_mark.line + 1
         if flag in seen:
@@ -67,7 +67,10 @@ def read(file: str) -> list[Entry]:
         if flag == "config":
             raise ConfigError("config_nested", line=line)
         seen.add(flag)
-        entries.append(Entry(flag, values[key.value], line))
+        try:
+            entries.append(Entry(flag, loader.construct_document(value), line))
+        except yaml.MarkedYAMLError as error:
+            raise ConfigError("config_broken", line=line, why=error.problem or "unreadable") from None
     return entries
 
 

@@ -317,21 +317,28 @@ class Choices:
         return {"anyOf": [names, {"type": "string"}]} if self.is_open else names
 
 
+def is_file(text: str) -> bool:
+    """Whether a text that may be anything is the path of a file; `~` is the home folder."""
+    try:
+        return Path(text).expanduser().is_file()
+    except (OSError, RuntimeError, ValueError):
+        return False  # too long for a path, an unknown ~user, a NUL: no path in any case
+
+
 def _json(value: Any) -> Any:
     """A dict from JSON text, from the path of a JSON file, or from a Python literal such as {0: "20GB"}."""
     if not isinstance(value, str):
         return value
-    path = Path(value).expanduser()
     if not value.lstrip().startswith("{"):
-        if not path.is_file():
+        if not is_file(value):
             raise ValueError("must be JSON text that begins with {, or the path of a JSON file that exists")
-        value = path.read_text(encoding="utf-8")
+        value = Path(value).expanduser().read_text(encoding="utf-8")
     try:
         return json.loads(value)
     except json.JSONDecodeError as error:
         try:
             return ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError):
             raise ValueError(f"is no valid JSON: {error.msg} at character {error.pos + 1}") from None
 
 
@@ -350,5 +357,5 @@ DTypeName = Literal["float16", "bfloat16", "float32"]
 
 __all__ = [
     "Choices", "Command", "DTypeName", "Flag", "Fraction", "Json", "JsonOrName", "Marks", "Options",
-    "Origin", "Part", "Source", "build", "docstrings", "flags", "option", "part",
+    "Origin", "Part", "Source", "build", "docstrings", "flags", "is_file", "option", "part",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 
 from swift.options.case import Case, Rules, exclusive
 from swift.options.conditions import Words
+from swift.options.declare import is_file
 
 rule = Rules()
 TRAINING = ("pt", "sft", "rlhf")
@@ -176,11 +177,10 @@ def _config(value: Any) -> Mapping[str, Any]:
     """A configuration of the user's own; {} for a preset, and for a file that cannot be read, which is told later."""
     if isinstance(value, Mapping):
         return value
-    file = Path(value or "").expanduser()
-    if not isinstance(value, str) or not file.is_file():
+    if not isinstance(value, str) or not is_file(value):
         return {}
     try:
-        read = json.loads(file.read_text(encoding="utf-8"))
+        read = json.loads(Path(value).expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return read if isinstance(read, Mapping) else {}

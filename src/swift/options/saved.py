@@ -104,6 +104,9 @@ def load(command: type[Command], values: Mapping[str, Any], sources: Mapping[str
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         complain("args_broken", file=file, why=error)
         return Loaded()
+    if not isinstance(stored, dict):
+        complain("args_broken", file=file, why="no JSON object")
+        return Loaded()
     table = flags(command)
     names = [*(ALWAYS + WHEN_UNSET if wants else ()), *(DATA if values.get("load_data_args") else ())]
     if _asked("model", sources):
