@@ -48,7 +48,8 @@ class Patterns:
 
     def _by_delimiters(self, text: str) -> tuple[list[str], list[float]]:
         pieces, weights, at, following = [], [], 0, 1.0
-        for found in re.finditer("|".join(map(re.escape, self.delimiters)), text):
+        longest_first = sorted(self.delimiters, key=len, reverse=True)  # or one that begins another would hide it
+        for found in re.finditer("|".join(map(re.escape, longest_first)), text):
             own, after = self.delimiters[found[0]]
             pieces += [text[at : found.start()], found[0]]
             weights += [following, own]
