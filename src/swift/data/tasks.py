@@ -22,9 +22,9 @@ from typing import Any, Literal
 from swift.chat.messages import Conversation
 from swift.data.groups import Draw
 from swift.data.rows import RowError, shown
+from swift.losses.representation import Problem
 
 Task = Literal["supervised", "prompt", "preference", "kto", "seq_cls", "embedding", "reranker", "generative_reranker"]
-Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
 OF_MODELS: dict[str, Task] = {
     "causal_lm": "supervised", "seq_cls": "seq_cls", "embedding": "embedding", "reranker": "reranker",
     "generative_reranker": "generative_reranker",

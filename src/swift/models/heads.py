@@ -34,10 +34,11 @@ from transformers import (
 
 from swift.core import environment
 from swift.core.errors import ModelError, UsageError
+from swift.losses.representation import Problem
+from swift.models.inner import inner_model
 from swift.models.pooling import Pooling, last_positions, last_positions_flat, pool, pool_flat
 
 Task = Literal["causal_lm", "seq_cls", "embedding", "reranker", "generative_reranker"]
-Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
 
 HEADS = ("score", "classifier", "head")
 """The names of the parts of classification heads: over the last token of a decoder, and of encoders."""
@@ -209,5 +210,4 @@ def _seen(module: nn.Module) -> Iterator[list[Tensor]]:
 
 def _innermost(model: nn.Module) -> Callable[..., Any]:
     """The forward pass of the model itself, inside an adapter and what trains in several processes."""
-    inner: Any = extract_model_from_parallel(model)
-    return (inner if isinstance(inner, PreTrainedModel) else inner.get_base_model()).forward
+    return inner_model(extract_model_from_parallel(model)).forward

@@ -17,6 +17,7 @@ from transformers import PreTrainedConfig
 
 from swift.losses.projection import Projection
 from swift.models.evaluating import evaluating
+from swift.models.inner import inner_model
 
 T = TypeVar("T")
 PROBE = (1, 5, 2, 7, 3)
@@ -56,8 +57,7 @@ def instead_of_logits(model: nn.Module, layer: nn.Module, fed: Mapping[str, Any]
 
 def output_layer(model: nn.Module) -> nn.Module | None:
     """The layer that makes logits, as the model names it; inside an adapter it may be one with an adapter of its own."""
-    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]  # adapters have it
-    layer = inner.get_output_embeddings()
+    layer = inner_model(model).get_output_embeddings()
     return layer if isinstance(layer, nn.Module) else None
 
 
@@ -70,7 +70,7 @@ def projection(model: nn.Module) -> Projection | None:
     layer = output_layer(model)
     if layer is None:
         return None
-    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]  # adapters have it
+    inner = inner_model(model)
     with evaluating(model):
         logits_TV, hidden_TD = _tried(inner, layer)
         if hidden_TD is None or logits_TV.ndim != 2:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from swift.models.inner import inner_model
+
 
 @contextmanager
 def noise_on_embeddings(model: nn.Module, inputs: Mapping[str, Any], alpha: float) -> Iterator[None]:
@@ -27,8 +29,7 @@ def noise_on_embeddings(model: nn.Module, inputs: Mapping[str, Any], alpha: floa
         noise_BTD = torch.empty_like(embedded_BTD).uniform_(-1, 1)
         return embedded_BTD + noise_BTD * strength_BT[..., None].to(embedded_BTD.dtype)
 
-    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]  # adapters have it
-    handle = inner.get_input_embeddings().register_forward_hook(disturb)
+    handle = inner_model(model).get_input_embeddings().register_forward_hook(disturb)
     try:
         yield
     finally:

@@ -20,6 +20,7 @@ from swift.losses.projection import Projection, identity
 from swift.losses.reduce import sequence_of_packed
 from swift.losses.supervised import Learnt, Scores, learnt, score
 from swift.models.evaluating import evaluating
+from swift.models.inner import inner_model
 from swift.models.output_layer import PROBE, instead_of_logits, output_layer, projection
 from swift.models.stand_in import is_here, stand_in
 from swift.parallel.mesh import Mesh
@@ -121,8 +122,7 @@ def sequences(inputs: Mapping[str, Any]) -> tuple[Tensor, int]:
 
 def _innermost(model: nn.Module) -> Callable[..., Any]:
     """The forward pass of the model itself, inside an adapter."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]  # adapters have it
-    return inner.forward  # type: ignore[no-any-return,union-attr]  # a module of transformers
+    return inner_model(model).forward
 
 
 @torch.no_grad()
@@ -130,7 +130,7 @@ def _check_router(model: nn.Module) -> None:
     """Raise ModelError unless the model returns a loss that balances its experts, tried on a few tokens."""
     takes = "output_router_logits" in inspect.signature(_innermost(model)).parameters
     if takes:
-        inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]  # adapters have it
+        inner = inner_model(model)
         tried = inner if is_here(inner) else stand_in(inner)
         ids = torch.tensor([PROBE], device=next(tried.parameters()).device)
         with evaluating(tried):
@@ -138,6 +138,6 @@ def _check_router(model: nn.Module) -> None:
         takes = isinstance(outputs.get("aux_loss"), Tensor)
     if not takes:
         raise ModelError(
-            f"--router_aux_loss_coef has no effect on {type(_innermost(model).__self__).__name__}: it has no experts, or "  # type: ignore[attr-defined]  # a bound method
+            f"--router_aux_loss_coef has no effect on {type(inner_model(model)).__name__}: it has no experts, or "
             f"no loss that balances them. Drop the flag."
         )
