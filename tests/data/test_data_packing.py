@@ -12,7 +12,8 @@ from swift.chat.render import Sample
 from swift.core.errors import UsageError
 from swift.data.collate import Flattened
 from swift.data.packing import PackedSet, efficiency, pack, pack_in_processes, pack_samples
-from swift.data.samples import SampleSet, StoreBuilder
+from swift.data.samples import SampleSet, SampleStore
+from swift.data.samples import pack as samples_packed
 
 CAPACITIES = st.integers(1, 1500)
 
@@ -24,11 +25,9 @@ def lengths_and_capacity(draw: st.DrawFn) -> tuple[list[int], int]:
 
 
 def samples(lengths: list[int]) -> SampleSet:
-    builder = StoreBuilder()
-    for number, length in enumerate(lengths):
-        ids = [number + 1] * length
-        builder.add(Sample(ids, [-100, *ids[1:]]))
-    return SampleSet(builder.finish(), range(len(lengths)))
+    rows = [[number + 1] * length for number, length in enumerate(lengths)]
+    store = SampleStore(samples_packed([[Sample(ids, [-100, *ids[1:]])] for ids in rows]))
+    return SampleSet(store, range(len(lengths)))
 
 
 def ragged(count: int, capacity: int, seed: int = 0) -> list[int]:

@@ -20,7 +20,7 @@ from swift.models.info import model_info
 from swift.models.load import load_model
 from swift.models.parameters import num_parameters, parameter_table
 from swift.models.precision import dtype_of_this_machine, mixed_precision
-from swift.models.processor import end_tokens, load_tokenizer
+from swift.models.processor import load_tokenizer
 from swift.options.model import ModelOptions
 
 IDS_BT = torch.arange(5, 17)[None]
@@ -331,10 +331,3 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path):
     tiny.model().save_pretrained(tmp_path / "m")
     with pytest.raises(ModelError, match="holds no tokenizer"):
         tokenizer_of(tmp_path / "m")
-
-
-def test_replies_end_at_the_tokens_of_the_generation_config_and_the_tokenizer(tmp_path):
-    folder = tiny.checkpoint(tmp_path / "m")
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 3]}))
-    info, tokenizer = tokenizer_of(folder)
-    assert end_tokens(info, tokenizer) == tuple(sorted({3, 7, tokenizer.eos_token_id}))

@@ -15,7 +15,7 @@ from swift.commands import sft
 from swift.core.errors import ModelError, UsageError
 from swift.data.collate import Flattened, Padded
 from swift.data.packing import PackedSet, pack_samples
-from swift.data.samples import SampleSet, StoreBuilder
+from swift.data.samples import SampleSet, SampleStore, pack
 from swift.models.varlen import VARLEN
 from swift.options.parse import parse
 from swift.trainers.isolation import isolate
@@ -24,10 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:Fu
 
 
 def stored(count: int, weighted: bool = False) -> SampleSet:
-    builder = StoreBuilder()
-    for sample in runs.samples(count, weighted):
-        builder.add(sample)
-    return SampleSet(builder.finish(), range(count))
+    return SampleSet(SampleStore(pack([[sample] for sample in runs.samples(count, weighted)])), range(count))
 
 
 def packs(count: int = 24, capacity: int = 40, weighted: bool = False) -> PackedSet:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -341,27 +341,6 @@ class StoreWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class StoreBuilder:
-    """Takes samples one by one and keeps them in memory; each is a row of its own."""
-
-    def __init__(self) -> None:
-        self._samples: list[Sample] = []
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def add(self, sample: Sample) -> bool:
-        """Keep a sample, unless it has no learnt token; says whether it was kept."""
-        if not sample.learnt:
-            return False
-        self._samples.append(replace(sample))
-        return True
-
-    def finish(self) -> SampleStore:
-        """All samples that were kept."""
-        return SampleStore(pack([[sample] for sample in self._samples]))
 
 
 def borders_of(lengths: Sequence[int] | NDArray[Any]) -> NDArray[numpy.int64]:

@@ -1,15 +1,14 @@
-"""This file knows the tokenizer of a checkpoint and the tokens that end a reply."""
+"""This file knows the tokenizer of a checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from swift.core.errors import ModelError
 from swift.core.logs import get_logger
-from swift.models.info import ModelInfo, read_json
+from swift.models.info import ModelInfo
 from swift.models.loader import loader_of
 from swift.models.vocabulary import add_tokens
 
@@ -46,19 +45,6 @@ def load_tokenizer(info: ModelInfo, new_special_tokens: Sequence[str] = ()) -> P
     return tokenizer
 
 
-def end_tokens(info: ModelInfo, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The ids that end a reply: those of generation_config.json (or config.json), and the tokenizer's own, sorted."""
-    ids: set[int] = set()
-    for name in ("generation_config.json", "config.json"):
-        if (info.path / name).is_file():
-            found = read_json(info.path / name).get("eos_token_id")
-            ids.update(_as_ids(found))
-            if found is not None:
-                break
-    ids.update(_as_ids(tokenizer.eos_token_id))
-    return tuple(sorted(ids))
-
-
 def _fill_special_tokens(tokenizer: PreTrainedTokenizerBase, info: ModelInfo) -> None:
     if tokenizer.pad_token is None and tokenizer.eos_token is None:
         raise ModelError(
@@ -71,12 +57,6 @@ def _fill_special_tokens(tokenizer: PreTrainedTokenizerBase, info: ModelInfo) ->
     if tokenizer.eos_token is None:
         tokenizer.eos_token = tokenizer.pad_token
         get_logger().info("eos_token = %s, the padding token: the tokenizer has none", tokenizer.eos_token)
-
-
-def _as_ids(value: Any) -> list[int]:
-    if value is None:
-        return []
-    return [value] if isinstance(value, int) else [int(one) for one in value]
 
 
 def _first_line(error: BaseException) -> str:
