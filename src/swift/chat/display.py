@@ -12,11 +12,11 @@ def show(
 
     colours: mark what is learnt within [INPUT] in green, for terminals.
     """
-    runs = _runs(labels)
-    texts = [(on, decode(list(input_ids[start:end])), end - start) for start, end, on in runs]
+    found = runs(labels)
+    texts = [(on, decode(list(input_ids[start:end])), end - start) for start, end, on in found]
     shown = "".join(f"\033[32m{text}\033[0m" if on and colours else text for on, text, _ in texts)
     learnt = "".join(text if on else f"[-100 * {count}]" for on, text, count in texts)
-    ids = [", ".join(map(str, labels[start:end])) if on else f"-100 * {end - start}" for start, end, on in runs]
+    ids = [", ".join(map(str, labels[start:end])) if on else f"-100 * {end - start}" for start, end, on in found]
     return "\n".join(
         [
             f"[INPUT_IDS] {list(input_ids)}",
@@ -27,7 +27,7 @@ def show(
     )
 
 
-def _runs(labels: Sequence[int]) -> list[tuple[int, int, bool]]:
+def runs(labels: Sequence[int]) -> list[tuple[int, int, bool]]:
     """(start, end, whether it is learnt) of each longest run of tokens of one kind."""
     edges = [i for i in range(1, len(labels)) if (labels[i] == -100) != (labels[i - 1] == -100)]
     starts = [0, *edges] if labels else []

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from swift.chat.messages import Conversation, Message
 from swift.chat.render import Prompt, Renderer
+from swift.chat.tools import has_tools
 from swift.commands.begin import begin
 from swift.core.errors import DataError, UsageError
 from swift.data.conversations import load_conversations
@@ -44,7 +45,7 @@ from swift.proofs.parity import (
     same_logprobs,
 )
 from swift.proofs.parity_text import as_values, show
-from swift.proofs.rendering import Words, has_tools, hold_prompts
+from swift.proofs.rendering import Words, hold_prompts
 from swift.tuners.attach import load_adapters
 from swift.tuners.merge import relative_errors
 from swift.tuners.probe import prompt_logits

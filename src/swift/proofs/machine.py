@@ -117,8 +117,6 @@ def devices(machine: Machine, processes: int) -> Fact:
     """Where the run would compute."""
     gpus = machine.gpus()
     if not gpus:
-        return Fact(
-            "devices", "the CPU", f"{counted(processes, 'process').replace('processs', 'processes')}; no GPU is seen"
-        )
+        return Fact("devices", "the CPU", f"{counted(processes, 'process')}; no GPU is seen")
     names = {torch.cuda.get_device_name(i) for i in range(gpus)}
     return Fact("devices", f"{counted(gpus, 'GPU')}", ", ".join(sorted(names)))

@@ -13,12 +13,12 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from swift.chat.display import runs
 from swift.chat.messages import Conversation, Message
 from swift.chat.render import Renderer, Sample
 from swift.core.errors import DataError
 from swift.proofs.report import Stretch, shortened
 
-IGNORED = -100
 BASES_OF_WHOLE_REPLIES = ("default", "last_round")
 """Values of --loss_scale with which replies are learnt whole, and nothing else."""
 
@@ -69,12 +69,7 @@ class PromptsHeld:
 
 def stretches(sample: Sample, words: Words) -> tuple[Stretch, ...]:
     """The text of a sample cut where learning begins and ends."""
-    return tuple(Stretch(words.decode(sample.input_ids[a:b]), on) for a, b, on in _runs(sample.labels))
-
-
-def has_tools(conversation: Conversation) -> bool:
-    """Whether tools are spoken of, so that text and messages do not correspond one to one."""
-    return bool(conversation.tools) or any(m.role in ("tool_call", "tool_response") for m in conversation.messages)
+    return tuple(Stretch(words.decode(sample.input_ids[a:b]), on) for a, b, on in runs(sample.labels))
 
 
 def hold_prompts(
@@ -113,10 +108,10 @@ def wrongly_said(
     if loss_scale == "all":
         # Nothing stands before the first token that it could be learnt from.
         unlearnt = [
-            words.decode(sample.input_ids[start:end]) for start, end, on in _runs(sample.labels) if not on and end > 1
+            words.decode(sample.input_ids[start:end]) for start, end, on in runs(sample.labels) if not on and end > 1
         ]
         return [f"not learnt: {shortened(text)!r}" for text in unlearnt]
-    learnt = [words.decode(sample.input_ids[start:end]) for start, end, on in _runs(sample.labels) if on]
+    learnt = [words.decode(sample.input_ids[start:end]) for start, end, on in runs(sample.labels) if on]
     is_whole = loss_scale in BASES_OF_WHOLE_REPLIES
     wrong = []
     for text in learnt:
@@ -128,7 +123,7 @@ def wrongly_said(
 
 def unstopped(sample: Sample, words: Words, stops: Sequence[str], loss_scale: str) -> list[str]:
     """The learnt replies behind which no word that ends a reply is learnt."""
-    texts = [words.decode(sample.input_ids[start:end]) for start, end, on in _runs(sample.labels) if on]
+    texts = [words.decode(sample.input_ids[start:end]) for start, end, on in runs(sample.labels) if on]
     if loss_scale not in BASES_OF_WHOLE_REPLIES:
         texts = ["".join(texts)]
     ends = tuple(stops)
@@ -215,10 +210,3 @@ def _core(text: str, stops: Sequence[str]) -> str:
         text = text[: -len(stop)].rstrip()
     text = _CLOSING.sub("</think>", text.removeprefix("<think>").lstrip())
     return text.removeprefix("</think>").strip()
-
-
-def _runs(labels: Sequence[int]) -> list[tuple[int, int, bool]]:
-    """(start, end, whether it is learnt) of each longest run of tokens of one kind."""
-    edges = [i for i in range(1, len(labels)) if (labels[i] == IGNORED) != (labels[i - 1] == IGNORED)]
-    starts = [0, *edges] if labels else []
-    return [(start, end, labels[start] != IGNORED) for start, end in zip(starts, [*edges, len(labels)], strict=False)]

@@ -123,8 +123,8 @@ class CheckReport:
 
 
 def counted(count: int, noun: str) -> str:
-    """`1 row`, `1,234 rows`."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+    """`1 row`, `1,234 rows`, `2 processes`."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "es" if noun.endswith("s") else "s")
 
 
 def share(part: int, whole: int) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy
 
 from swift.chat.render import Renderer
+from swift.chat.tools import has_tools
 from swift.options.template import TemplateOptions
 from swift.proofs import rendering
 from swift.proofs.duplicates import overlap, prove_apart, prove_unique, repetitions
@@ -172,7 +173,7 @@ def prove_witnesses(measured: Measured, renderer: Renderer, words: Words, templa
         held = rendering.hold_prompts(conversation, sample, renderer, words, template.loss_scale)
         rethought += held.rethought
         prompts.add(witness.place, held.wrong, held.compared)
-        if rendering.has_tools(conversation):
+        if has_tools(conversation):
             with_tools += 1
             continue
         said.add(

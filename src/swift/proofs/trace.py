@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
+from swift.models.evaluating import evaluating
+
 BEGIN, END, GRADIENT, OPTIMIZER, LOGITS = (
     f"{name}.safetensors" for name in ("begin", "end", "gradient", "optimizer", "logits")
 )
@@ -167,10 +169,9 @@ def row_logits(model: nn.Module, rows: list[list[int]]) -> Tensor:
 
     Each row goes through the model by itself.
     """
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
-    logits = [model(input_ids=torch.tensor([row], device=device), use_cache=False).logits[0] for row in rows]
-    model.train(was_training)
+    device = next(model.parameters()).device
+    with evaluating(model):
+        logits = [model(input_ids=torch.tensor([row], device=device), use_cache=False).logits[0] for row in rows]
     return torch.cat([part.reshape(-1, part.shape[-1]) for part in logits]).float().cpu()
 
 
