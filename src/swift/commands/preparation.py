@@ -21,9 +21,9 @@ from swift.data.encode import LoadedData, load_samples
 from swift.data.formats import write_rows
 from swift.data.lazy import LazyData, load_lazily
 from swift.data.library import HubAccess
+from swift.data.packing import pack_capacity
 from swift.data.quarantine import write_bad_rows
 from swift.data.stream import StreamedData, load_stream
-from swift.data.streamed_packing import pack_capacity
 from swift.data.tasks import SUPERVISED, Aim
 from swift.hub.models import access
 from swift.models.families import layout_for

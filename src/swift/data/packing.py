@@ -77,10 +77,7 @@ def pack_samples(samples: Samples, capacity: int | None, num_proc: int = 1) -> P
 
     Raises UsageError without a capacity, and when a sample is longer than it: samples are packed whole.
     """
-    if capacity is None:
-        raise UsageError(
-            "--packing needs a length, which this model does not name. Say --max_length or --packing_length."
-        )
+    capacity = pack_capacity(capacity)
     lengths = samples.lengths
     longest = max(lengths)
     if longest > capacity:
@@ -96,6 +93,15 @@ def pack_samples(samples: Samples, capacity: int | None, num_proc: int = 1) -> P
         len(lengths), len(packs), capacity, 100 * efficiency(lengths, packs, capacity), len(lengths) / len(packs),
     )  # fmt: skip
     return PackedSet(samples, packs)
+
+
+def pack_capacity(packing_length: int | None) -> int:
+    """The tokens of a pack. Raises UsageError when neither the command line nor the model says how many."""
+    if packing_length is None:
+        raise UsageError(
+            "--packing needs a length, which this model does not name. Say --max_length or --packing_length."
+        )
+    return packing_length
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:

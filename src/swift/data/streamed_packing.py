@@ -31,15 +31,6 @@ def pack_window(lengths: Sequence[int], capacity: int) -> tuple[list[list[int]],
     return sorted([first, *others[count:]]), waiting
 
 
-def pack_capacity(packing_length: int | None) -> int:
-    """The tokens of a pack. Raises UsageError when neither the command line nor the model says how many."""
-    if packing_length is None:
-        raise UsageError(
-            "--packing needs a length, which this model does not name. Say --max_length or --packing_length."
-        )
-    return packing_length
-
-
 def check_capacity(packing_length: int, max_length: int | None) -> None:
     """Raise UsageError unless every row that may come fits into a pack; a stream cannot be looked through first."""
     if max_length is None or max_length > packing_length:
