@@ -89,7 +89,9 @@ def test_only_the_first_of_many_such_rows_are_named(tmp_path: Path, logged: list
 def test_ten_such_rows_one_after_the_other_are_an_error_that_says_what_to_do(tmp_path: Path):
     long = {"query": "word " * 60, "response": "no"}
     path = tiny.jsonl(tmp_path / "rows.jsonl", [long] * 12 + tiny.conversations(2))
-    with pytest.raises(DataError, match=r"10 rows in a row cannot be used.*rows.jsonl:10.*raise --max_length"):
+    with pytest.raises(
+        DataError, match=r"10 rows one after the other cannot be used.*rows.jsonl:10.*raise --max_length"
+    ):
         limited(path).train[0]
 
 

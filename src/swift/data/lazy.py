@@ -38,7 +38,7 @@ from swift.options.data import DataOptions
 from swift.options.template import TemplateOptions
 
 PATIENCE = 10
-"""So many rows in a row that cannot be used are an error."""
+"""So many rows one after the other that cannot be used are an error."""
 NAMED = 10
 """So many of all rows that cannot be used are named in the log."""
 _FILE = "conversations.bin"
@@ -95,10 +95,11 @@ class LazySet(Dataset[Sample | list[Sample]]):
         return len(self.order)
 
     def __getitem__(self, index: int) -> Sample | list[Sample]:
-        """Sample `index`, or the next one that can be used. Raises DataError when ten in a row cannot."""
+        """Sample `index`, or the next one that can be used. Raises DataError when ten, or all, cannot."""
         problem = None
         epoch = index // len(self.order)
-        for step in range(min(PATIENCE, len(self.order))):
+        tried = min(PATIENCE, len(self.order))
+        for step in range(tried):
             row = int(self.order[(index + step) % len(self.order)])
             item = self.store.item(row)
             made = self._samples(item.conversation)
@@ -113,7 +114,7 @@ class LazySet(Dataset[Sample | list[Sample]]):
                 self._unusable[row] = True
                 _name(problem, self.num_unusable)
         raise DataError(
-            f"{PATIENCE} rows in a row cannot be used, the last of them {problem}. Correct them, raise --max_length or "
+            f"{tried} rows one after the other cannot be used, the last of them {problem}. Correct them, raise --max_length or "
             "set --truncation_strategy to left or right; without --lazy_tokenize such rows are left out before training."
         )
 

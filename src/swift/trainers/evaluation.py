@@ -78,7 +78,7 @@ def plugin_of(name: str | None) -> type[EvalMetrics] | None:
     if name is None or name in TASK_METRICS:
         return None
     found: Any = EVAL_METRICS[name]
-    if not (isinstance(found, type) and hasattr(found, "compute_metrics")):
+    if not (isinstance(found, type) and issubclass(found, EvalMetrics)):
         raise UsageError(f"--eval_metric {name}: a plugin must register a subclass of EvalMetrics, got {found!r}.")
     return found
 

@@ -37,7 +37,8 @@ def first_batches(samples: Any, collate: Collate, options: TunerVariantOptions, 
         groups = [drawn[start : start + size] for start in range(0, len(drawn), size)]
         if len(drawn) < size * count:
             get_logger().warning(
-                "LoRA-GA looks at %d rows: there are no %d x %d", len(drawn), count, size
+                "LoRA-GA looks at all %d rows: --lora_ga_iters %d times --lora_ga_batch_size %d are more than there are",
+                len(drawn), count, size,
             )  # fmt: skip
     batches = [collate([cut(sample, length) for sample in flat(group)]) for group in groups if group]
     if not any((batch["labels"] != IGNORED).any() for batch in batches):

@@ -77,7 +77,7 @@ class Session:
             with self.interruption:
                 trainer.go_on(resume)
                 finished = self.interruption.stopped_by is None
-        except BaseException as error:
+        except BaseException as error:  # whatever it is, trackers are told how the run ended
             failure = error
             raise
         finally:

@@ -153,10 +153,11 @@ def opening(name: str, open_run: Callable[[], Any]) -> Any:
     """What a tracker returns; whatever it raises is said with what to do."""
     try:
         return open_run()
-    except Exception as error:
+    except Exception as error:  # a tracker may raise anything; it is raised again as what a user can act on
+        why = str(error).rstrip(".") or type(error).__name__
         raise RunError(
-            f"--report_to {name} does not open a run: {error or type(error).__name__} Log in, work offline "
-            f"({OFFLINE[name]}), or drop it from --report_to."
+            f"--report_to {name} does not open a run: {why}. Log in, work offline ({OFFLINE[name]}), or drop it from "
+            "--report_to."
         ) from error
 
 
