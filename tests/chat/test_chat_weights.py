@@ -122,8 +122,8 @@ def test_delimiters_weigh_themselves_and_what_follows_up_to_the_next() -> None:
 
 
 def test_a_delimiter_that_begins_another_one_does_not_hide_it() -> None:
-    for given in ('{"Act": [2, 2], "Act now:": [3, 3]}', '{"Act now:": [3, 3], "Act": [2, 2]}'):
-        assert weighed(given, "Act: a Act now: b") == [("Act: a ", 2), ("Act now: b", 3)]
+    for scale in ('{"Act": [2, 2], "Act now:": [3, 3]}', '{"Act now:": [3, 3], "Act": [2, 2]}'):
+        assert weighed(scale, "Act: a Act now: b") == [("Act: a ", 2), ("Act now: b", 3)]
 
 
 def test_a_delimiter_is_literal_and_an_expression_matches_over_lines() -> None:
