@@ -20,7 +20,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: .venv/base  ## make a small model, train it, teach it its name and ask for it: about two minutes on a CPU
+demo: .venv/base  ## make a small model, train it, teach it its name and ask for it: two to three minutes on two cores
 	$(BIN)/swift demo
 
 test: .venv/dev .venv-extras/ready  ## run all tests
