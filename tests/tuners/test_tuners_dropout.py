@@ -13,19 +13,37 @@ from swift.models.load import load_model
 from swift.options.model import ModelOptions
 from swift.options.tuner import TunerChoice, TunerOptions
 from swift.tuners.attach import attach
-from swift.tuners.dropout import QuickDropout, kept
+from swift.tuners.dropout import QuickDropout, dropped
 
 
-@pytest.mark.parametrize("rate", [0.05, 0.5, 0.9])
-def test_each_of_the_four_elements_of_a_draw_is_dropped_at_the_rate_by_itself(rate: float) -> None:
+@pytest.mark.parametrize("rate", [0.001, 0.05, 0.5, 0.9])
+def test_each_element_is_dropped_at_the_rate_by_itself(rate: float) -> None:
     torch.manual_seed(1)
-    factors_NF = kept(torch.empty(250_000, 4, dtype=torch.float64), rate)
-    dropped_NF = factors_NF == 0
-    near = 5 * (rate * (1 - rate) / 250_000) ** 0.5
+    rows = 250_000
+    places = dropped(rows * 4, rate)
+    assert (places.diff() > 0).all()
+    assert 0 <= int(places[0]) <= int(places[-1]) < rows * 4
+    dropped_NF = torch.zeros(rows * 4, dtype=torch.bool).index_fill(0, places, True).view(rows, 4)
+    near = 5 * (rate * (1 - rate) / rows) ** 0.5
     assert (dropped_NF.double().mean(0) - rate).abs().max() < near
     together = (dropped_NF[:, :1] & dropped_NF[:, 1:]).double().mean(0)
     assert (together - rate**2).abs().max() < near, "one element says nothing of its neighbours"
-    torch.testing.assert_close(factors_NF[~dropped_NF].unique(), torch.tensor([1 / (1 - rate)], dtype=torch.float64))
+    halves = dropped_NF.view(2, -1).double().mean(1)
+    assert (halves - rate).abs().max() < near, "the end is like the beginning"
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 1000])
+def test_any_number_of_elements_can_be_asked_for(count: int) -> None:
+    torch.manual_seed(2)
+    found = [dropped(count, 0.5) for _ in range(2000)]
+    assert all(((places >= 0) & (places < count)).all() for places in found)
+    mean = sum(map(len, found)) / 2000
+    assert abs(mean - count / 2) <= 5 * (count / 4 / 2000) ** 0.5
+
+
+def test_what_stays_is_scaled_so_that_the_mean_is_kept() -> None:
+    out = QuickDropout(0.2)(torch.ones(3, 500, dtype=torch.float64))
+    torch.testing.assert_close(out.unique(), torch.tensor([0, 1.25], dtype=torch.float64))
 
 
 def test_what_is_dropped_has_no_gradient_and_a_seed_repeats_it() -> None:

@@ -44,7 +44,8 @@ def instead_of_logits(model: nn.Module, layer: nn.Module, fed: Mapping[str, Any]
     def intercept(_layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden_BTD, *rest = inputs
         results.append(use(hidden_BTD))
-        return hidden_BTD[:, -1:], *rest
+        # with the strides of a slice torch would not see one row, and transpose the matrix of a layer that is not learnt
+        return hidden_BTD[:, -1:].clone(memory_format=torch.contiguous_format), *rest
 
     handle = layer.register_forward_pre_hook(intercept)
     try:

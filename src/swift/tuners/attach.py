@@ -25,6 +25,7 @@ from swift.options.tuner_variants import TunerVariantOptions
 from swift.tuners import adalora, residual
 from swift.tuners.dropout import quicken
 from swift.tuners.freeze import freeze
+from swift.tuners.low_rank import shorten
 from swift.tuners.methods import METHODS, Method, kind_of, method_of
 from swift.tuners.own.methods import OWN_METHODS, attach_own, is_own, load_own
 from swift.tuners.plugin import attach_plugged, is_plugged, load_plugged
@@ -78,6 +79,7 @@ def attach(
         return _continued(model, method, request, adapters, asked)
     with _without_noise():
         config = method.config(model, request)
+    shorten(config)
     adapted = _with_types(_made(model, config), options)
     if residual.begins_outside(options.init_weights):
         residual.begin(adapted, request)
@@ -194,6 +196,7 @@ def _continued(
     if isinstance(config, AdaLoraConfig):
         config = adalora.of_full_ranks(config, method.config(model, request), method.schedule)
     config.inference_mode = False
+    shorten(config)
     adapted = _with_types(_made(model, config), request.options)
     with _misfits(folder, config):
         (adalora if about is None else residual).restore(adapted, folder)
@@ -249,7 +252,11 @@ def _read_adapter(model: PreTrainedModel | PeftModel, folder: Path, *, name: str
             model.load_adapter(str(folder), adapter_name=name, is_trainable=trainable)
             adapted = model
         else:
-            adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=trainable)
+            if trainable:
+                shorten(config)
+            adapted = PeftModel.from_pretrained(
+                model, str(folder), adapter_name=name, is_trainable=trainable, config=config
+            )
     with _without_noise():
         places = set(get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False))
     unplaced = sorted((stored or set()) - places - set(adapted.state_dict()))
