@@ -46,7 +46,7 @@ from swift.trainers.feed import Companions
 from swift.trainers.journal import FILE_NAME as JOURNAL
 from swift.trainers.journal import has_finished
 from swift.trainers.outputs import Continuation, make_folder, new_folder, newest_good, resumable, versions
-from swift.trainers.sharded import check_continuable, check_quantization, saved_state, sharding
+from swift.trainers.sharded import check_continuable, check_quantization, divides_anew, saved_state, sharding
 from swift.tuners import unsloth
 
 Data = LoadedData | LazyData | StreamedData
@@ -171,14 +171,20 @@ def resumed(command: Sft, base: Path) -> Continuation | None:
     if not full and not is_adapter(checkpoint):
         raise RunError(f"{checkpoint} holds a whole model, and not an adapter. Go on with --tuner_type full.")
     check_continuable(checkpoint, training, environment.world_size())
-    continuation = Continuation(checkpoint, training.resume_only_model, training.ignore_data_skip)
+    anew = divides_anew(saved_state(checkpoint), training, environment.world_size())
+    continuation = Continuation(
+        checkpoint, training.resume_only_model, training.ignore_data_skip, divides_anew=anew
+    )  # fmt: skip
     get_logger().info("going on from %s: %s", checkpoint, continuation.what())
     return continuation
 
 
 def reads_weights_of(resume: Continuation, command: Sft) -> bool:
     """Whether the model is made with the weights of the checkpoint in place of those of `--model`: with
-    `--resume_only_model`, where a divided model could not take them up later, or those of a divided one lie in parts."""
+    `--resume_only_model`, where a divided model could not take them up later, or those of a divided one lie in parts; and
+    where the parts are of other processes."""
+    if resume.divides_anew:
+        return True
     divided = sharding(command.training) or saved_state(resume.checkpoint).sharding
     return resume.weights_only and divided is not None
 

@@ -58,8 +58,9 @@ from swift.trainers.outputs import STATE, Continuation
 from swift.trainers.position import Bookmark, Pace, join_order, read_position
 from swift.trainers.ratios import Ratios
 from swift.trainers.savable import make_savable, save_on_this_node, without_copies, without_whole_embeddings
-from swift.trainers.sharded import gathered_weights, require_sharding, without_first_step
+from swift.trainers.sharded import gathered_weights, require_sharding, saved_state, without_first_step
 from swift.trainers.streaming import Follower, for_stream
+from swift.trainers.zero_parts import take_up
 from swift.tuners.adalora import is_adalora
 from swift.tuners.checkpoints import complete, is_read_while_written, resume, write
 
@@ -215,12 +216,17 @@ class SwiftTrainer(Trainer):
 
     @override
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
-        """As transformers prepares, but with `--resume_only_model` nothing of a divided state is read."""
-        reads = self._from is None or not self._from.weights_only or not self._is_sharded
+        """As transformers prepares, but with `--resume_only_model` nothing of a divided state is read.
+
+        What DeepSpeed has divided among other processes it cannot read: that is done here.
+        """
+        reads = self._from is None or not (self._from.weights_only or self._from.divides_anew) or not self._is_sharded
         checkpoint = resume_from_checkpoint if reads else None
         prepared = super()._prepare_for_training(max_steps, train_dataloader, checkpoint)
         if self.is_deepspeed_enabled and checkpoint is None:
             without_first_step(self.model_wrapped.optimizer)  # type: ignore[union-attr]  # that of DeepSpeed's engine
+        if self._from and self._from.divides_anew:
+            take_up(self.model_wrapped, self._from.checkpoint)
         if checkpoint != resume_from_checkpoint:
             self._load_optimizer_and_scheduler(resume_from_checkpoint)
         return prepared
@@ -389,7 +395,11 @@ class SwiftTrainer(Trainer):
 
     @override
     def _load_best_model(self) -> None:
-        if not resume(self.model, Path(self.state.best_model_checkpoint or "")):  # type: ignore[arg-type]  # a trainer has a model
+        best = Path(self.state.best_model_checkpoint or "")
+        if self.is_deepspeed_enabled and saved_state(best).num_processes not in (None, self.args.world_size):
+            take_up(self.model_wrapped, best)  # from the time before the run was continued
+            return
+        if not resume(self.model, best):  # type: ignore[arg-type]  # a trainer has a model
             super()._load_best_model()
 
     @override

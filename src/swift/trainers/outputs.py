@@ -34,12 +34,14 @@ class Continuation:
     weights_only: the optimizer and the random numbers begin afresh (`--resume_only_model`).
     anew: so do steps and rows (`--ignore_data_skip`).
     is_loaded: the model was made with the weights of the checkpoint.
+    divides_anew: the optimizer was divided by DeepSpeed among other processes, or in another way.
     """
 
     checkpoint: Path
     weights_only: bool = False
     anew: bool = False
     is_loaded: bool = False
+    divides_anew: bool = False
 
     def what(self) -> str:
         """What is taken from the checkpoint, in words."""

@@ -23,6 +23,8 @@ from swift.options.training import TrainingOptions
 from swift.parallel.partitions import is_partitioned
 from swift.parallel.sharding import Config, deepspeed_config, fsdp_config, offloads, zero_stage
 
+OTHER_ORDER = {"round_robin_gradients", "parameter_alignment"}
+"""Settings of ZeRO by which parameters lie in other places than DeepSpeed writes down."""
 RECOMPUTES = "activation_checkpointing"
 """The word of transformers, and of configurations of FSDP."""
 
@@ -185,6 +187,14 @@ def saved_state(checkpoint: Path) -> SavedState:
     return SavedState("fsdp" if is_fsdp else None)
 
 
+def divides_anew(saved: SavedState, training: TrainingOptions, num_processes: int) -> bool:
+    """Whether an optimizer that DeepSpeed has divided must be divided otherwise to go on: it is then read by ourselves."""
+    if saved.stage == 0 or training.deepspeed is None or training.resume_only_model:
+        return False
+    stage = zero_stage(deepspeed_config(training.deepspeed))
+    return saved.num_processes != num_processes or saved.stage != (1 if stage == 2 else stage)
+
+
 def _saved_offloads(checkpoint: Path) -> bool | None:
     """Whether the run that saved a checkpoint had its optimizer on the CPU, by the options beside it."""
     value = read_json(checkpoint / FILE_NAME).get("deepspeed") if (checkpoint / FILE_NAME).is_file() else None
@@ -209,16 +219,18 @@ def check_continuable(checkpoint: Path, training: TrainingOptions, num_processes
         )
     if training.deepspeed is None:
         return
-    stage = zero_stage(deepspeed_config(training.deepspeed))
-    if saved.stage != (1 if stage == 2 else stage):
+    config = deepspeed_config(training.deepspeed)
+    stage = zero_stage(config)
+    if (saved.stage == 0) != (stage == 0):
         raise RunError(
-            f"{front} was saved with ZeRO stage {'1 or 2' if saved.stage == 1 else saved.stage}, and --deepspeed is stage "
-            f"{stage}, which divides the state of the optimizer otherwise. Use the same stage. {anew}"
+            f"{front} was saved with ZeRO stage {saved.stage or '0'}, and --deepspeed is stage {stage}: stage 0 does not "
+            f"divide the state of the optimizer, and keeps it otherwise. Use the same stage. {anew}"
         )
-    if saved.num_processes not in (None, num_processes):
+    moved = sorted(OTHER_ORDER & config.get("zero_optimization", {}).keys())
+    if divides_anew(saved, training, num_processes) and moved:
         raise RunError(
-            f"{front} was saved by {saved.num_processes} processes, and there are {num_processes} now: DeepSpeed reads the "
-            f"parts of an optimizer in as many processes as wrote them. Use NPROC_PER_NODE={saved.num_processes}. {anew}"
+            f"{front} was saved by {saved.num_processes} processes in another way than it is to be continued, and with "
+            f"{moved[0]} of --deepspeed nobody can tell whose part is whose. Use as many processes and the same stage. {anew}"
         )
     if saved.offloads is False and offloads(deepspeed_config(training.deepspeed)):
         raise RunError(
