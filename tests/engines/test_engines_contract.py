@@ -227,6 +227,34 @@ def test_logprobs_are_those_of_a_forward_pass_before_all_settings(model, engine,
             said.append(each.token_id)
 
 
+def test_the_tokens_of_a_prompt_have_the_log_probabilities_of_a_forward_pass(model, engine):
+    long = Prompt("", [5 + place * 7 % 300 for place in range(290)])  # more than is told of at once
+    engine.generate([long], GREEDY)  # its beginning is remembered, and is read again all the same
+    asked = [*PROMPTS, long]
+    wants = replace(GREEDY, prompt_logprobs=3, n=2, temperature=1.0, seed=2)
+    for prompt, completions in zip(asked, engine.generate(asked, wants), strict=True):
+        with torch.no_grad():
+            logps_TV = torch.log_softmax(model(torch.tensor([prompt.input_ids])).logits[0].float(), -1)
+        for completion in completions:
+            told = completion.prompt_logprobs
+            assert [each.token_id for each in told] == prompt.input_ids[1:]
+            expected = [logps_TV[place, token].item() for place, token in enumerate(prompt.input_ids[1:])]
+            assert [each.logprob for each in told] == pytest.approx(expected, abs=1e-4)
+            top = [value for each in told for _, _, value in each.top]
+            assert top == pytest.approx(logps_TV[:-1].topk(3).values.flatten().tolist(), abs=1e-4)
+            assert completion.logprobs is None
+    plain = engine.generate(asked, replace(wants, prompt_logprobs=None))
+    assert ids(plain) == ids(engine.generate(asked, wants))
+
+
+def test_a_prompt_is_told_of_with_the_first_piece_of_each_reply(engine):
+    requests = [Request(PROMPTS[2], replace(GREEDY, prompt_logprobs=0)), Request(PROMPTS[0], GREEDY)]
+    told, plain = answers(engine, requests)
+    assert len(told[0].prompt_logprobs) == len(PROMPTS[2].input_ids) - 1
+    assert all(each.top == () for each in told[0].prompt_logprobs)
+    assert [each.prompt_logprobs for each in (*told[1:], *plain)] == [None] * (len(told) + len(plain) - 1)
+
+
 def by_hand(model, prompt, adjust, count=12):
     """Greedy tokens under scores that `adjust` makes of logits and what the reply holds."""
     said = []
@@ -311,6 +339,7 @@ def test_a_reply_keeps_to_its_structure(engine, sampling):
         ({"structure": Structure(json_schema={"type": "nothing"})}, "JSON schema"),
         ({"structure": Structure()}, "exactly one"),
         ({"structure": Structure(regex="a"), "num_beams": 2}, "--num_beams 1"),
+        ({"prompt_logprobs": 1, "num_beams": 2}, "--num_beams 1"),
         ({"n": 0}, "n must be at least 1"),
         ({"n": 3, "num_beams": 2}, "--num_beams"),
         ({"max_new_tokens": 0}, "--max_new_tokens"),

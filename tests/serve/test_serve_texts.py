@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import openai
 import pytest
+import torch
 
 import serving
 import tiny
@@ -83,6 +84,36 @@ def test_log_probabilities_stand_side_by_side(client, server):
     assert [token for piece in pieces for token in piece.tokens] == told.tokens
 
 
+def test_an_echoed_prompt_has_the_log_probabilities_of_a_forward_pass(client, server):
+    model = server.opened.served.model.engine.model
+    ids = tiny.tokenizer()("The quick brown")["input_ids"]
+    with torch.no_grad():
+        logps_TV = torch.log_softmax(model(torch.tensor([ids])).logits[0], -1)
+    expected = [logps_TV[place, token].item() for place, token in enumerate(ids[1:])]
+    reply = go_on(client, server, echo=True, logprobs=2, max_tokens=4).choices[0]
+    told, read = reply.logprobs, len(ids)
+    assert "".join(told.tokens) == reply.text
+    assert told.token_logprobs[0] is told.top_logprobs[0] is None, "nothing precedes the first token"
+    assert told.token_logprobs[1:read] == pytest.approx(expected, abs=1e-4)
+    assert [sorted(each.values()) for each in told.top_logprobs[1:read]] == [
+        pytest.approx(sorted(row_V.topk(2).values.tolist()), abs=1e-4) for row_V in logps_TV[:-1]
+    ]
+    assert [
+        reply.text[begin : begin + len(word)] for begin, word in zip(told.text_offset, told.tokens, strict=True)
+    ] == (told.tokens)
+    alone = go_on(client, server, logprobs=2, max_tokens=4).choices[0].logprobs
+    assert told.token_logprobs[read:] == pytest.approx(alone.token_logprobs, abs=1e-4)
+    only = go_on(client, server, ["The quick brown", ids], echo=True, logprobs=2, max_tokens=0, n=2)
+    assert only.usage.completion_tokens == 0
+    for choice in only.choices:
+        assert choice.text == "The quick brown"
+        assert choice.logprobs.token_logprobs[0] is None
+        assert choice.logprobs.token_logprobs[1:] == pytest.approx(expected, abs=1e-4)
+    pieces = [chunk.choices[0] for chunk in go_on(client, server, echo=True, logprobs=2, max_tokens=4, stream=True)]
+    for name in ("tokens", "text_offset"):
+        assert [each for piece in pieces for each in getattr(piece.logprobs, name)] == getattr(told, name)
+
+
 def test_stop_words_end_a_text_and_are_cut(client, server):
     free = go_on(client, server).choices[0].text
     word = free[4:6]
@@ -99,7 +130,8 @@ def test_usage_of_a_stream_comes_last(client, server):
 @pytest.mark.parametrize(
     "more",
     [
-        {"prompt": ""}, {"prompt": [400_000]}, {"prompt": [[]]}, {"suffix": "x"}, {"echo": True, "logprobs": 1},
+        {"prompt": ""}, {"prompt": [400_000]}, {"prompt": [[]]}, {"suffix": "x"},
+        {"echo": True, "logprobs": 1, "extra_body": {"num_beams": 2}},
         {"max_tokens": 0}, {"best_of": 3}, {"prompt": "word " * 2500}, {"prompt": ["x", ""]}, {"logprobs": 21},
     ],
 )  # fmt: skip

@@ -34,6 +34,8 @@ class Sampling:
     stop: words that end a reply and stay in it (the end-of-turn token is cut from it).
     logprobs: whether each token comes with its log-probability; top_logprobs adds that many of the likeliest tokens,
         and asks for logprobs by itself.
+    prompt_logprobs: how many of the likeliest tokens come with the log-probability of each token of the prompt; None tells
+        nothing of the prompt.
     n: how many completions of each prompt.
     seed: makes draws repeatable, whatever else is in the batch: completion j of prompt i draws with seed + i * n + j.
     """
@@ -52,6 +54,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     logprobs: bool = False
     top_logprobs: int | None = None
+    prompt_logprobs: int | None = None
     n: int = 1
     seed: int | None = None
 
@@ -63,7 +66,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """The log-probability of one generated token, and of the likeliest tokens in its place, likeliest first.
+    """The log-probability of one token, and of the likeliest tokens in its place, likeliest first.
 
     Both are of the model itself: before temperature, penalties and cuts.
     """
@@ -76,12 +79,16 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What an engine added to a prompt: ids without the end-of-turn token, their text, and why it stopped."""
+    """What an engine added to a prompt: ids without the end-of-turn token, their text, and why it stopped.
+
+    prompt_logprobs: those of the tokens of the prompt, all but the first, which nothing precedes.
+    """
 
     token_ids: list[int]
     text: str
     finish_reason: FinishReason
     logprobs: list[TokenLogprob] | None = None
+    prompt_logprobs: list[TokenLogprob] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +96,14 @@ class Delta:
     """A piece of a reply that is still growing; the last one carries the finish reason and the whole completion.
 
     index: which of the `n` completions it belongs to.
+    prompt_logprobs: as in Completion, with the first piece of each completion.
     """
 
     text: str
     completion: Completion | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
     index: int = 0
+    prompt_logprobs: list[TokenLogprob] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,16 +9,22 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from swift.engines.filling import Filling, Text
 from swift.engines.forward import Forward
 from swift.engines.prefixes import BLOCK, Prefixes, block_keys
 from swift.engines.rows import Row
 from swift.engines.slots import Slots
+from swift.engines.telling import tell_prompt
 
 BOUND = 4096
 """Tokens up to which rows share their steps whatever their lengths; longer ones have steps of their own, by powers of 4.
 What a step reads, and the memory of a slot, is as wide as the longest row of it."""
+
+
+TOLD = 256
+"""Tokens of prompts that are told of at once: each has logits of the whole vocabulary."""
 
 
 class _Group:
@@ -33,12 +39,14 @@ class Continuous:
     """Rows of any age and length in one batch, for models whose memory is keys and values.
 
     prefixes: beginnings that are remembered when their rows are gone.
+    tokenizer: the words of tokens of prompts that are told of.
     """
 
     joins = True
 
-    def __init__(self, forward: Forward, prefixes: Prefixes, pad_id: int) -> None:
+    def __init__(self, forward: Forward, prefixes: Prefixes, pad_id: int, tokenizer: PreTrainedTokenizerBase) -> None:
         self.prefixes = prefixes
+        self.tokenizer = tokenizer
         self._forward = forward
         self._pad_id = pad_id
         self._groups: dict[int, _Group] = {}
@@ -145,9 +153,9 @@ def _world(adapter: str | None) -> str:
 
 
 def _keys_to_find(row: Row) -> list[bytes]:
-    """Of the blocks before the last token, which has to be read for its logits."""
+    """Of the blocks before the last token, which has to be read for its logits; of none where all tokens have to be."""
     if row.keys is None:
-        row.keys = block_keys(row.prompt_ids[:-1], _world(row.adapter))
+        row.keys = [] if row.prompt_told is not None else block_keys(row.prompt_ids[:-1], _world(row.adapter))
     return row.keys
 
 
@@ -159,12 +167,22 @@ class _Reading:
         self.filling = filling
         self.source = [number for number, rows in enumerate(requests) for _ in rows]
         self._runner = runner
+        self._firsts = [rows[0] for rows in requests]
+        self._tells = any(row.prompt_told is not None for row in self._firsts)
 
     def advance(self, tokens: int) -> Tensor | None:
-        logits_BV = self.filling.advance(tokens)
+        logits_BV = self._told(tokens) if self._tells else self.filling.advance(tokens)
         if logits_BV is None or len(self.source) == len(logits_BV):
             return logits_BV
         return logits_BV[torch.tensor(self.source, device=logits_BV.device)]
+
+    def _told(self, tokens: int) -> Tensor | None:
+        """Read on as `Filling.advance` does, and tell of the tokens that are read."""
+        logits = self.filling.advance_telling(min(tokens, TOLD))
+        for row, logits_TV in zip(self._firsts, logits, strict=True):
+            if row.prompt_told is not None:
+                tell_prompt(self._runner.tokenizer, row, logits_TV)
+        return torch.stack([logits_TV[-1] for logits_TV in logits]) if not self.filling.area else None
 
     def enter(self, rows: Sequence[Row]) -> None:
         self._runner.take_in(self, rows)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer
 
 from swift.engines.forward import Forward
 from swift.engines.prefixes import BLOCK, Block, joined
@@ -68,16 +68,26 @@ class Filling:
 
     def advance(self, tokens: int) -> Tensor | None:
         """Read on, about this many tokens of all prompts together; [B, V] the logits of their ends when they are reached."""
+        logits_BV = self._forward(*self._next(tokens))
+        return logits_BV if self.cursor == self.width else None
+
+    def advance_telling(self, tokens: int) -> list[Tensor]:
+        """The same; [T, V] for each prompt the logits at those of its tokens that were read now."""
+        begin = self.cursor
+        logits_BTV = self._forward.every(*self._next(tokens))
+        padding = [max(self.width - text.rest - begin, 0) for text in self.texts]
+        return [logits_TV[skipped:] for logits_TV, skipped in zip(logits_BTV, padding, strict=True)]
+
+    def _next(self, tokens: int) -> tuple[Tensor, Tensor, Tensor, Cache, list[str | None]]:
         begin = self.cursor
         end = self.cursor = min(self.width, begin + max(1, tokens // len(self.texts)))
-        logits_BV = self._forward(
+        return (
             self._ids_BT[:, begin:end],
             self._positions_BT[:, begin:end],
             self._mask[:, : self._before + end],
             self._cache,
             [text.adapter for text in self.texts],
         )
-        return logits_BV if end == self.width else None
 
     def states(self, number: int, begin: int = 0, end: int | None = None) -> list[State]:
         """What the layers remember of a prompt that was read, from one of its tokens to another."""
@@ -111,7 +121,7 @@ class Filling:
 
 
 def _memory(layer: DynamicLayer) -> State:
-    assert layer.keys is not None and layer.values is not None, "a layer that has read remembers"  # noqa: PT018
+    assert layer.keys is not None and layer.values is not None, "a layer that has read remembers"  # noqa: PT018 (both narrow types)
     return layer.keys, layer.values
 
 

@@ -6,7 +6,7 @@ Axes: B rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -76,19 +76,28 @@ class Forward:
         return DynamicCache(config=self.base.config)
 
     def __call__(self, ids_BT: Tensor, positions_BT: Tensor, mask: Tensor, cache: Cache, names: Sequence[str | None]) -> Tensor:  # fmt: skip
-        """[B, V] the logits of each row's next token, float32; the cache takes up what was read.
+        """[B, V] the logits of each row's next token, float32; the cache takes up what was read. The rest as in `every`."""
+        return self._logits(ids_BT, positions_BT, mask, cache, names, self._last)[:, -1].float()
+
+    def every(self, ids_BT: Tensor, positions_BT: Tensor, mask: Tensor, cache: Cache, names: Sequence[str | None]) -> Tensor:  # fmt: skip
+        """[B, T, V] the logits at every token, float32.
 
         mask: [B, places of the cache and T], True where a token may be looked at.
         names: the adapter of each row.
         """
+        return self._logits(ids_BT, positions_BT, mask, cache, names, {}).float()
+
+    def _logits(
+        self, ids_BT: Tensor, positions_BT: Tensor, mask: Tensor, cache: Cache, names: Sequence[str | None],
+        more: Mapping[str, Any],
+    ) -> Tensor:  # fmt: skip
         if self.adds_mask and ids_BT.shape[1] == 1:
             hidden = torch.zeros(mask.shape, dtype=self.base.dtype, device=mask.device)
             mask = hidden.masked_fill_(~mask, torch.finfo(self.base.dtype).min)[:, None, None]
-        outputs = self.model(
+        return self.model(
             input_ids=ids_BT, position_ids=positions_BT, attention_mask=mask, past_key_values=cache, use_cache=True,
-            return_dict=True, **self._last, **self.adapters.use(names),
-        )  # fmt: skip
-        return outputs.logits[:, -1].float()
+            return_dict=True, **more, **self.adapters.use(names),
+        ).logits  # fmt: skip
 
 
 def _base_of(model: PreTrainedModel | PeftModel) -> Any:

@@ -1,4 +1,4 @@
-"""This file knows a request that is being answered: its rows, and who hears of them."""
+"""This file knows a request that is being answered: its rows, who hears of them, and what was heard."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
-from swift.engines.base import Delta, Request
+from swift.engines.base import Delta, Request, TokenLogprob
 from swift.engines.rows import Row
 
 Hear = Callable[[Sequence[Delta] | BaseException], None]
@@ -48,9 +48,9 @@ class Job:
     def grew(self, row: Row) -> None:
         """Note a token of a row that goes on."""
         if self.streamed:
-            told = self._fresh(row)
-            if row.piece or told:
-                self.news.append(Delta(row.piece, logprobs=told, index=row.index))
+            prompt, told = self._prompt(row), self._fresh(row)
+            if row.piece or told or prompt:
+                self.news.append(Delta(row.piece, logprobs=told, index=row.index, prompt_logprobs=prompt))
 
     def finished(self, row: Row, tokenizer: PreTrainedTokenizerBase) -> None:
         """Note the end of a row: what its last token completed, then what was held back, with the whole."""
@@ -58,7 +58,7 @@ class Job:
             self.grew(row)
         completion = row.completion(tokenizer)
         self.ended += 1
-        self.news.append(Delta(row.piece, completion, index=row.index))
+        self.news.append(Delta(row.piece, completion, index=row.index, prompt_logprobs=self._prompt(row)))
 
     def tell(self) -> None:
         """Let the listener hear what is new."""
@@ -72,7 +72,30 @@ class Job:
             self.ended = len(self.rows)
             self.hear(error)
 
-    def _fresh(self, row: Row) -> list:
+    def _prompt(self, row: Row) -> list[TokenLogprob] | None:
+        """What is told of the prompt, as long as nothing is told of the row."""
+        return row.prompt_logprobs if row.index not in self.told else None
+
+    def _fresh(self, row: Row) -> list[TokenLogprob]:
         told = self.told.get(row.index, 0)
         self.told[row.index] = len(row.logprobs)
         return row.logprobs[told:]
+
+
+class Heard:
+    """What the listener of a request has heard of it."""
+
+    def __init__(self, job: Job) -> None:
+        self._left = len(job.rows)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing more to hear."""
+        return not self._left
+
+    def deltas(self, news: Sequence[Delta] | BaseException) -> Sequence[Delta]:
+        """The pieces in what was heard. Raises what has gone wrong."""
+        if isinstance(news, BaseException):
+            raise news
+        self._left -= sum(delta.completion is not None for delta in news)
+        return news

@@ -1,4 +1,9 @@
-"""This file knows what a model that is asked from Python answers: the shapes of OpenAI, as plain values."""
+"""This file knows what a model that is asked from Python answers: the shapes of OpenAI, as plain values.
+
+`swift.serve.answers` has shapes of the same names for the wire. They are others: there a field that was not set is not
+written, a chunk of a stream carries its usage last, and calls leave the text; here every field is there to be read,
+`usage` counts in every piece, calls stay in the text too, and nothing has to be imported to check it.
+"""
 
 from __future__ import annotations
 

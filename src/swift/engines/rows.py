@@ -40,6 +40,14 @@ class Choice:
 
 
 @dataclass(slots=True, eq=False)
+class PromptTold:
+    """What is told of the tokens of a prompt, all but the first: their log-probabilities, with `top` alternatives."""
+
+    top: int
+    tokens: list[TokenLogprob] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
 class Row:
     """One completion that grows.
 
@@ -52,6 +60,7 @@ class Row:
     piece: the text that came with the last token.
     counts: [V] how often each token was said in the reply; made by who needs it.
     keys: of the blocks of its prompt; made by who needs them.
+    prompt_told: filled while the prompt is read, and shared by the rows of a request; None tells nothing of it.
     """
 
     prompt_ids: list[int]
@@ -67,10 +76,16 @@ class Row:
     criteria: Any = None
     counts: torch.Tensor | None = None
     keys: list[bytes] | None = None
+    prompt_told: PromptTold | None = None
     piece: str = ""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     reason: FinishReason | None = None
+
+    @property
+    def prompt_logprobs(self) -> list[TokenLogprob] | None:
+        """What is told of its prompt."""
+        return None if self.prompt_told is None else self.prompt_told.tokens
 
     @property
     def said(self) -> list[int]:
@@ -114,7 +129,7 @@ class Row:
             self.piece = self.text.finish()
             text = self.text.text
         logprobs = None if self.choice.top_logprobs is None else self.logprobs
-        return Completion(self.token_ids, text, self.reason, logprobs)
+        return Completion(self.token_ids, text, self.reason, logprobs, self.prompt_logprobs)
 
 
 def contains_stop(text: str, fresh: int, stop: Sequence[str]) -> bool:

@@ -130,7 +130,7 @@ class Schedule:
             while self._has_work():
                 try:
                     self._turn()
-                except BaseException as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+                except BaseException as error:  # noqa: BLE001 (whatever it is, those who wait must hear of it)
                     self._fail(error)
         if self._closed:
             self._fail(EngineError("The engine was closed before the reply was complete."))
@@ -173,7 +173,7 @@ class Schedule:
             try:
                 with torch.inference_mode(False):
                     errand()
-            except BaseException as error:  # noqa: BLE001 - it belongs to who sent the errand
+            except BaseException as error:  # noqa: BLE001 (it belongs to who sent the errand)
                 done.put(error)
             else:
                 done.put(None)

@@ -110,6 +110,8 @@ class Settings:
             )
         if sampling.num_beams > 1 and sampling.structure is not None:
             raise EngineError(f"Replies of a structure need --num_beams 1 (got {sampling.num_beams}).")
+        if sampling.num_beams > 1 and sampling.prompt_logprobs is not None:
+            raise EngineError(f"Log-probabilities of a prompt need --num_beams 1 (got {sampling.num_beams}).")
         if sampling.max_new_tokens is not None and sampling.max_new_tokens < 1:
             raise EngineError(f"--max_new_tokens must be at least 1 (got {sampling.max_new_tokens}).")
         if sampling.num_beams == 1 and sampling.length_penalty != 1.0:

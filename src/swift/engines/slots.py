@@ -56,7 +56,7 @@ class SlotLayer(CacheLayerMixin):
         super().__init__()
         self.places = places
 
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:  # noqa: ARG002
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:  # noqa: ARG002 (as a cache calls it)
         """Memory is made by `Slots.add`, before any forward pass."""
         raise AssertionError("a step needs rows, and rows bring their memory")
 
@@ -81,7 +81,7 @@ class SlotLayer(CacheLayerMixin):
         for memory in self._memory():
             memory[target, :, :length] = memory[source, :, :length]
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:  # noqa: ARG002 (as a model calls it)
         """Write one token per row, [A, H, 1, D]; returns all that may be looked at, [A, H, W, D]."""
         keys, values = self._memory()
         places = self.places
@@ -91,7 +91,7 @@ class SlotLayer(CacheLayerMixin):
         seen = slice(places.count), slice(None), slice(places.width)
         return keys[seen], values[seen]
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:  # noqa: ARG002 - a step has one token per row
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:  # noqa: ARG002 (a step has one token per row)
         """The width that is looked at, from place 0."""
         return self.places.width, 0
 
@@ -104,7 +104,7 @@ class SlotLayer(CacheLayerMixin):
         return -1
 
     def _memory(self) -> tuple[Tensor, Tensor]:
-        assert self.keys is not None and self.values is not None, "rows bring their memory"  # noqa: PT018
+        assert self.keys is not None and self.values is not None, "rows bring their memory"  # noqa: PT018 (both narrow types)
         return self.keys, self.values
 
 

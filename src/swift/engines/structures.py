@@ -23,6 +23,14 @@ WHITESPACE = r"\n?[ \t]{0,12}"
 """Between the parts of JSON: a line and its indent at most, because a model that may write blanks for ever sometimes does."""
 
 
+LARGEST = 1 << 19
+"""Characters of a structure; what is as large as that takes a second or two."""
+SHOWN = 300
+"""Characters of a structure, and of what is wrong with it, that an error repeats."""
+KEPT = 16
+"""How many compiled structures are kept; the largest of them have a hundred megabytes."""
+
+
 class Structures:
     """Compiles structures for one vocabulary.
 
@@ -39,14 +47,15 @@ class Structures:
     def matcher(self, structure: Structure) -> LLMatcher:
         """What follows one reply. Raises EngineError for a structure that cannot be understood."""
         grammar = _grammar(structure)
-        if grammar not in self._compiled:
+        made = self._compiled.get(grammar)
+        if made is None:
             made = LLMatcher(self._tokens, grammar, log_level=0, limits=self._limits)
             if made.is_error():
                 raise _refused(structure, made.get_error())
-            if len(self._compiled) >= 64:
-                self._compiled.pop(next(iter(self._compiled)))
+            if len(self._compiled) >= KEPT:
+                self._compiled.pop(next(iter(self._compiled)), None)
             self._compiled[grammar] = made
-        return self._compiled[grammar].deep_copy()
+        return made.deep_copy()
 
 
 def check_structure(structure: Structure) -> None:
@@ -68,14 +77,23 @@ def _grammar(structure: Structure) -> str:
     if (structure.json_schema is None) == (structure.regex is None):
         raise EngineError("A structure is exactly one of a JSON schema and a regular expression.")
     if structure.regex is not None:
-        return LLMatcher.grammar_from_regex(structure.regex)
+        return LLMatcher.grammar_from_regex(_measured(structure, structure.regex))
     schema = structure.json_schema or {"type": "object"}
     try:
-        return LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults={"whitespace_pattern": WHITESPACE})
-    except ValueError as error:
+        text = _measured(structure, json.dumps(schema))
+        return LLMatcher.grammar_from_json_schema(text, defaults={"whitespace_pattern": WHITESPACE})
+    except (ValueError, RecursionError) as error:
         raise _refused(structure, str(error)) from None
 
 
+def _measured(structure: Structure, text: str) -> str:
+    """The text of a structure. Raises EngineError when there is too much of it."""
+    if len(text) > LARGEST:
+        raise _refused(structure, f"it has {len(text)} characters, and at most {LARGEST} are taken")
+    return text
+
+
 def _refused(structure: Structure, why: str) -> EngineError:
-    what = f"regular expression {structure.regex!r}" if structure.json_schema is None else "JSON schema of the reply"
-    return EngineError(f"The {what} cannot be followed: {' '.join(why.split())}")
+    shown = None if structure.regex is None else repr(structure.regex[:SHOWN])
+    what = "JSON schema of the reply" if shown is None else f"regular expression {shown}"
+    return EngineError(f"The {what} cannot be followed: {' '.join(why.split()):.{SHOWN}}")

@@ -1,6 +1,6 @@
-"""This file knows what is told of the tokens of a reply: their log-probabilities under the model itself.
+"""This file knows what is told of tokens, of a reply or of its prompt: their log-probabilities under the model itself.
 
-Axes: A rows, V vocabulary.
+Axes: A rows, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from swift.engines.base import TokenLogprob
 from swift.engines.detokenizer import decode
+from swift.engines.rows import Row
 
 
 def token_logprobs(
@@ -30,3 +31,14 @@ def token_logprobs(
         others = [(each, decode(tokenizer, [each]), value) for each, value in zip(ids[:top], values[:top], strict=True)]
         told.append(TokenLogprob(token_id, decode(tokenizer, [token_id]), logp, tuple(others)))
     return told
+
+
+def tell_prompt(tokenizer: PreTrainedTokenizerBase, row: Row, logits_TV: Tensor) -> None:
+    """Add to what is told of a row's prompt: the next T logits, each at a token, say how likely the one after it was."""
+    told = row.prompt_told
+    assert told is not None, "it is asked for"
+    begin = len(told.tokens) + 1
+    following = row.prompt_ids[begin : begin + len(logits_TV)]
+    if following:  # behind the last token of the prompt the reply begins
+        tops = [told.top] * len(following)
+        told.tokens += token_logprobs(tokenizer, logits_TV[: len(following)], following, tops)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -25,12 +26,13 @@ from swift.core.logs import get_logger
 from swift.engines.adapters import Adapters
 from swift.engines.base import Completion, Delta, Request, Sampling
 from swift.engines.beams import search
+from swift.engines.compiling import Compiling
 from swift.engines.continuous import Continuous
 from swift.engines.detokenizer import Detokenizer
 from swift.engines.forward import Forward
-from swift.engines.jobs import Job
+from swift.engines.jobs import Heard, Job
 from swift.engines.prefixes import Prefixes
-from swift.engines.rows import Choice, Row
+from swift.engines.rows import Choice, PromptTold, Row
 from swift.engines.runner import Runner
 from swift.engines.schedule import Limits, Schedule, Tokens
 from swift.engines.settings import Settings, context_length_of
@@ -78,6 +80,7 @@ class Transformers:
         self._forward = Forward(model, self._adapters)
         self._prefixes = Prefixes()
         self._structures: Structures | None = None
+        self._compiling = Compiling()
         self._asks_more: bool | None = None
         kind = model.device.type
         self._schedule = Schedule(
@@ -140,10 +143,10 @@ class Transformers:
             raise EngineError(f"A stream carries one completion, not n = {sampling.n}.")
         return self.pieces(Request(prompt, sampling))
 
-    def answer(self, request: Request) -> AsyncGenerator[Delta, None]:
+    async def answer(self, request: Request) -> AsyncGenerator[Delta, None]:
         """The pieces of all completions as they grow; leaving the iterator frees the place at the next token.
 
-        Raises EngineError for a request that cannot be answered.
+        Raises EngineError, before the first piece, for a request that cannot be answered.
         """
         loop = asyncio.get_running_loop()
         heard: asyncio.Queue[Sequence[Delta] | BaseException] = asyncio.Queue()
@@ -154,8 +157,17 @@ class Transformers:
             except RuntimeError:  # the loop has ended, and with it whoever asked
                 job.cancelled = True
 
-        job = self._job(request, hear, streamed=True)
-        return self._deltas(job, heard)
+        make = partial(self._job, request, hear, streamed=True)
+        job = make() if request.sampling.structure is None else await self._compiling.do(make)
+        told = Heard(job)
+        try:
+            self._schedule.submit([job])
+            while not told.is_over:
+                for delta in told.deltas(await heard.get()):
+                    yield delta
+            self._debug(job)
+        finally:
+            job.cancelled = True
 
     def pieces(self, request: Request) -> Iterator[Delta]:
         """The same as `answer`, for who waits in a thread. It is asked at once, not when the first piece is."""
@@ -186,6 +198,7 @@ class Transformers:
 
     def close(self) -> None:
         """End what is running and let go of the model; memory it held on an accelerator can be used again."""
+        self._compiling.close()
         self._schedule.close()
         self._prefixes.clear()
         self.model = None
@@ -193,35 +206,11 @@ class Transformers:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    # ------------------------------------------------------------------------------------------------ the three ways
-
     def _pieces(self, job: Job, heard: SimpleQueue[Sequence[Delta] | BaseException]) -> Iterator[Delta]:
-        left = len(job.rows)
+        told = Heard(job)
         try:
-            while left:
-                news = heard.get()
-                if isinstance(news, BaseException):
-                    raise news
-                for delta in news:
-                    left -= delta.completion is not None
-                    yield delta
-            self._debug(job)
-        finally:
-            job.cancelled = True
-
-    async def _deltas(
-        self, job: Job, heard: asyncio.Queue[Sequence[Delta] | BaseException]
-    ) -> AsyncGenerator[Delta, None]:
-        left = len(job.rows)
-        try:
-            self._schedule.submit([job])
-            while left:
-                news = await heard.get()
-                if isinstance(news, BaseException):
-                    raise news
-                for delta in news:
-                    left -= delta.completion is not None
-                    yield delta
+            while not told.is_over:
+                yield from told.deltas(heard.get())
             self._debug(job)
         finally:
             job.cancelled = True
@@ -235,12 +224,14 @@ class Transformers:
         limit = self._settings.limit(len(request.prompt.input_ids), sampling)
         choice, stop = self._settings.choice(sampling), self._settings.stop_words(sampling)
         follows = streamed or bool(stop)
+        told = None if sampling.prompt_logprobs is None else PromptTold(sampling.prompt_logprobs)
         rows = [
             Row(
                 request.prompt.input_ids, limit, choice, index, request.adapter, stop,
                 None if sampling.seed is None else torch.Generator().manual_seed(sampling.seed + index),
                 Detokenizer(self.tokenizer) if follows else None,
                 None if sampling.structure is None else self._compiled().matcher(sampling.structure),
+                prompt_told=told,
             )
             for index in range(sampling.n)
         ]  # fmt: skip
@@ -287,13 +278,13 @@ class Transformers:
         for adds_mask in (True, False) if self._forward.may_add_mask else (False,):
             self._forward = Forward(self.model, self._adapters, adds_mask=adds_mask)
             if self._forward.may_be_plain and agrees(self._forward, self._settings.pad_id):
-                return Continuous(self._forward, self._prefixes, self._settings.pad_id)
+                return Continuous(self._forward, self._prefixes, self._settings.pad_id, self.tokenizer)
         if self.max_batch_size != 1:
             get_logger().info(
                 "the memory of %s is not keys and values of single tokens: its batches run to their end, and requests "
                 "wait for the next one", type(self._forward.base).__name__,
             )  # fmt: skip
-        return Whole(lambda rows: self._prepared(rows, Sampling(temperature=0)), self._adapters)
+        return Whole(lambda rows: self._prepared(rows, Sampling(temperature=0)), self._adapters, self.tokenizer)
 
     def _search(self, jobs: Sequence[Job]) -> None:
         """Beams of a batch share one length and one setting, so only requests that agree in them are searched together."""

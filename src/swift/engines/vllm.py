@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -20,6 +22,7 @@ from swift.core.errors import EngineError
 from swift.core.extras import need
 from swift.engines.background import END, Background
 from swift.engines.base import Completion, Delta, Request, Sampling
+from swift.engines.compiling import Compiling
 from swift.engines.settings import Settings
 from swift.engines.structures import check_structure
 from swift.engines.vllm_arguments import (
@@ -66,6 +69,7 @@ class Vllm:
                 f"read the tokens that were added. Merge the adapter they were trained with (--merge_lora true)."
             )
         self._background = Background("swift-vllm") if uses_async else None
+        self._compiling = Compiling()
         config = generation_config(served.folder)
         self._settings = Settings(config, tokenizer, stop_token_ids, self._engine.model_config.max_model_len)
         self._loras = _loras(served)
@@ -130,14 +134,18 @@ class Vllm:
         reply = self._reply(Request(prompt, sampling))
         return self._stepped(reply) if self._background is None else self._followed(reply, self._background)
 
-    def answer(self, request: Request) -> AsyncIterator[Delta]:
+    async def answer(self, request: Request) -> AsyncGenerator[Delta, None]:
         """The pieces of all completions as they grow; leaving the iterator early aborts the request.
 
-        Raises EngineError for a request that cannot be answered.
+        Raises EngineError, before the first piece, for a request that cannot be answered.
         """
         if self._background is None:
             raise EngineError("Many callers at once need --vllm_use_async_engine true.")
-        return self._answered(self._reply(request), self._background)
+        make = partial(self._reply, request)
+        reply = make() if request.sampling.structure is None else await self._compiling.do(make)
+        async with aclosing(self._answered(reply, self._background)) as deltas:
+            async for delta in deltas:
+                yield delta
 
     def forget(self) -> None:
         """Forget what was computed of earlier prompts: the weights have changed."""
@@ -152,6 +160,7 @@ class Vllm:
             return
         self._closed = True
         self._running.clear()
+        self._compiling.close()
         for hear in tuple(self._listening):
             hear(EngineError(CLOSED))
         if self._background is not None:
@@ -231,7 +240,7 @@ class Vllm:
             self._listening.discard(heard.put)
             following.cancel()
 
-    async def _answered(self, reply: Reply, background: Background) -> AsyncIterator[Delta]:
+    async def _answered(self, reply: Reply, background: Background) -> AsyncGenerator[Delta, None]:
         loop = asyncio.get_running_loop()
         heard: asyncio.Queue[Any] = asyncio.Queue()
 
@@ -295,6 +304,7 @@ class Vllm:
             detokenize=bool(stop),  # for the words it looks for; the text of a reply is made here
             skip_special_tokens=False,
             logprobs=choice.top_logprobs,
+            prompt_logprobs=sampling.prompt_logprobs,
             structured_outputs=self._held(sampling),
             output_kind=self._kinds.RequestOutputKind.DELTA,
         )

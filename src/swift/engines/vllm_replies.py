@@ -19,6 +19,7 @@ class _Growing:
     text: Detokenizer
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    is_begun: bool = False
     completion: Completion | None = None
 
 
@@ -38,6 +39,7 @@ class Reply:
         self.news: list[Delta] = []
         self._tokenizer = tokenizer
         self._end_ids = end_ids
+        self._prompt: list[TokenLogprob] | None = None
         self._growing = [_Growing(Detokenizer(tokenizer)) for _ in range(request.sampling.n)]
 
     @property
@@ -52,6 +54,9 @@ class Reply:
 
     def take(self, output: Any) -> list[Delta]:
         """The pieces in an output of vLLM."""
+        top = self.request.sampling.prompt_logprobs
+        if top is not None and self._prompt is None and output.prompt_logprobs:
+            self._prompt = self._told(self.request.prompt.input_ids[1:], output.prompt_logprobs[1:], top)
         return [self._delta(part) for part in output.outputs if self._growing[part.index].completion is None]
 
     def _delta(self, part: Any) -> Delta:
@@ -62,22 +67,24 @@ class Reply:
             reason = "length" if part.finish_reason == "length" else "stop"
             if ids and ids[-1] in self._end_ids:
                 ids, reason = ids[:-1], "stop"
-        told = self._told(ids, part.logprobs)
+        prompt, growing.is_begun = None if growing.is_begun else self._prompt, True
+        sampling = self.request.sampling
+        told = self._told(ids, part.logprobs, sampling.top_logprobs or 0) if sampling.wants_logprobs else []
         piece = "".join(growing.text.add(token_id) for token_id in ids)
         growing.token_ids += ids
         growing.logprobs += told
         if reason is None:
-            return Delta(piece, logprobs=told, index=part.index)
+            return Delta(piece, logprobs=told, index=part.index, prompt_logprobs=prompt)
         piece += growing.text.finish()
-        logprobs = growing.logprobs if self.request.sampling.wants_logprobs else None
-        growing.completion = Completion(growing.token_ids, growing.text.text, reason, logprobs)
-        return Delta(piece, growing.completion, told, part.index)
+        logprobs = growing.logprobs if sampling.wants_logprobs else None
+        growing.completion = Completion(growing.token_ids, growing.text.text, reason, logprobs, self._prompt)
+        return Delta(piece, growing.completion, told, part.index, prompt)
 
-    def _told(self, ids: Sequence[int], logprobs: Any) -> list[TokenLogprob]:
-        if not self.request.sampling.wants_logprobs or logprobs is None:
-            return []
-        count = self.request.sampling.top_logprobs or 0
+    def _told(self, ids: Sequence[int], logprobs: Any, count: int) -> list[TokenLogprob]:
+        """What vLLM says of these tokens, with so many of the likeliest."""
         told = []
+        if logprobs is None:
+            return told
         for token_id, known in zip(ids, logprobs, strict=False):  # the end of a turn is no token of the reply
             likeliest = sorted((each.rank, other, each.logprob) for other, each in known.items() if each.rank <= count)
             top = tuple((other, self._word(other), value) for _, other, value in likeliest[:count])

@@ -22,8 +22,10 @@ from transformers import (
 )
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
+from swift.core.errors import EngineError
 from swift.engines.adapters import Adapters
 from swift.engines.rows import Row
+from swift.engines.telling import tell_prompt
 
 
 @dataclass(slots=True)
@@ -42,8 +44,8 @@ def prepare(
     input_ids: Tensor,
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
-    generation_config: GenerationConfig,  # noqa: ARG001
-    tokenizer: PreTrainedTokenizerBase | None = None,  # noqa: ARG001
+    generation_config: GenerationConfig,  # noqa: ARG001 (as `generate` calls it)
+    tokenizer: PreTrainedTokenizerBase | None = None,  # noqa: ARG001 (see below)
     **model_kwargs: Any,
 ) -> Prepared:
     """The `custom_generate` of `model.generate`: hand over what was prepared, so that the loop can be ours.
@@ -66,13 +68,16 @@ def padded_inputs(rows: Sequence[Row], pad_id: int, device: torch.device) -> dic
 class Whole:
     """One batch at a time; rows that have ended leave it where the memory allows, and none joins it.
 
-    prepared: transformers' preparation of rows.
+    prepared: transformers' preparation of rows. tokenizer: the words of tokens of prompts that are told of.
     """
 
     joins = False
     mixes = False
 
-    def __init__(self, prepared: Callable[[Sequence[Row]], Prepared], adapters: Adapters) -> None:
+    def __init__(
+        self, prepared: Callable[[Sequence[Row]], Prepared], adapters: Adapters, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        self.tokenizer = tokenizer
         self._prepared = prepared
         self._adapters = adapters
         self._batch: _Batch | None = None
@@ -133,6 +138,23 @@ class _Batch:
             active_A, added_A = torch.tensor([self.active, list(token_ids)], device=column_H.device)
             column_H[active_A] = added_A
             self.ids_HT = torch.cat([self.ids_HT, column_H[:, None]], dim=1)
+        logits = self._pass()[:, -1].to(torch.float32, copy=True)
+        if len(self.active) == len(logits):
+            return logits
+        return logits[torch.tensor(self.active, device=logits.device)]
+
+    def every(self) -> Tensor:
+        """[A, T, V] raw logits in float32 at every token of the prompts, which are read with this."""
+        kept = self.inputs.pop("logits_to_keep", None)
+        logits_ATV = self._pass()
+        if kept is not None:
+            self.inputs["logits_to_keep"] = kept
+        if logits_ATV.shape[1] != self.ids_HT.shape[1]:
+            raise EngineError(f"{type(self.model).__name__} says nothing of the tokens of its prompts.")
+        return logits_ATV.float()
+
+    def _pass(self) -> Tensor:
+        """A forward pass over what is new."""
         inputs = self.model.prepare_inputs_for_generation(
             self.ids_HT,
             next_sequence_length=None if self._first or not self.inputs["use_cache"] else 1,
@@ -143,10 +165,7 @@ class _Batch:
         # The hook through which every architecture carries its cache, mask and positions to the next token.
         self.inputs = self.model._update_model_kwargs_for_generation(outputs, self.inputs)
         self._first = False
-        logits = outputs.logits[:, -1].to(torch.float32, copy=True)
-        if len(self.active) == len(logits):
-            return logits
-        return logits[torch.tensor(self.active, device=logits.device)]
+        return outputs.logits
 
     def keep(self, places: list[int]) -> None:
         """Go on with these of the active rows."""
@@ -184,8 +203,16 @@ class _Reading:
         self._runner = runner
         self._batch = batch
 
-    def advance(self, tokens: int) -> Tensor | None:  # noqa: ARG002 - not every memory can be filled in pieces
-        return self._batch.logits([])
+    def advance(self, tokens: int) -> Tensor | None:  # noqa: ARG002 (not every memory can be filled in pieces)
+        if all(row.prompt_told is None for row in self.rows):
+            return self._batch.logits([])
+        logits_RTV = self._batch.every()
+        told: set[int] = set()
+        for row, logits_TV in zip(self.rows, logits_RTV, strict=True):
+            if row.prompt_told is not None and id(row.prompt_told) not in told:  # rows of one request share theirs
+                told.add(id(row.prompt_told))
+                tell_prompt(self._runner.tokenizer, row, logits_TV[-len(row.prompt_ids) :])
+        return logits_RTV[:, -1]
 
     def enter(self, rows: Sequence[Row]) -> None:
         going = {id(row) for row in rows}

@@ -1,6 +1,7 @@
 """This file knows the shapes of answers: those of OpenAI, and of those who added rankings, scores and classes to them.
 
-Only the fields that were set are written.
+Only the fields that were set are written. What is answered in Python, without a server, has plain shapes of its own, in
+which every field stands (`swift.engines.responses`, which says how they differ).
 """
 
 from __future__ import annotations
@@ -127,11 +128,11 @@ class ChatChunk(Answer):
 
 
 class CompletionLogprobs(Answer):
-    """The log-probabilities of a continued text, token by token."""
+    """The log-probabilities of a continued text, token by token; the first token of a prompt, which is echoed, has none."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 

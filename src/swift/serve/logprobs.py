@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 
 from swift.engines.base import TokenLogprob
 from swift.engines.detokenizer import REPLACEMENT
@@ -31,15 +32,23 @@ def for_chat(tokens: Sequence[TokenLogprob]) -> ChoiceLogprobs:
 
 def for_completion(tokens: Sequence[TokenLogprob], offset: int) -> CompletionLogprobs:
     """In lists side by side; offset: where the first token begins in the text."""
-    offsets = []
-    for each in tokens:
-        offsets.append(offset)
-        offset += len(each.token)
+    words = [each.token for each in tokens]
     return CompletionLogprobs(
-        tokens=[each.token for each in tokens],
+        tokens=words,
         token_logprobs=[max(each.logprob, LOWEST) for each in tokens],
         top_logprobs=[{text: value for _, text, value in each.top if value > -math.inf} for each in tokens],
-        text_offset=offsets,
+        text_offset=[offset + place for place in accumulate(map(len, words[:-1]), initial=0)][: len(words)],
+    )
+
+
+def for_echo(first: str, prompt: Sequence[TokenLogprob], reply: CompletionLogprobs) -> CompletionLogprobs:
+    """Those of a reply behind those of its prompt; first: the word of the token that nothing precedes."""
+    told = for_completion(prompt, len(first))
+    return CompletionLogprobs(
+        tokens=[first, *told.tokens, *reply.tokens],
+        token_logprobs=[None, *told.token_logprobs, *reply.token_logprobs],
+        top_logprobs=[None, *told.top_logprobs, *reply.top_logprobs],
+        text_offset=[0, *told.text_offset, *reply.text_offset],
     )
 
 

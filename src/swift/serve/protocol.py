@@ -210,8 +210,6 @@ class CompletionRequest(GenerationRequest):
     def _can_be_continued(self) -> CompletionRequest:
         if self.suffix:
             raise ValueError("`suffix` is not available: text is continued, not filled in")
-        if self.echo and self.logprobs is not None:
-            raise ValueError("`echo` with `logprobs` is not available: only what is generated has log-probabilities")
         if self.max_tokens == 0 and not self.echo:
             raise ValueError("`max_tokens` must be at least 1")
         return self

@@ -12,7 +12,7 @@ from swift.engines.base import Completion, Delta, TokenLogprob
 from swift.serve.answers import CompletionChoice, TextCompletion, Usage
 from swift.serve.clients import LAST_EVENT, event_of
 from swift.serve.cutting import StopCutter
-from swift.serve.logprobs import for_completion
+from swift.serve.logprobs import for_completion, for_echo
 from swift.serve.protocol import CompletionRequest
 from swift.serve.visits import Visit
 from swift.serve.writer import Question, Writer
@@ -25,7 +25,7 @@ class Text:
     """One continuation while it grows.
 
     index: its number among all. shown: what is told of it so far, with what it continues if that is echoed.
-    logprobs: those that are not told yet.
+    prompt, logprobs: those of what it continues, and its own, that are not told yet.
     """
 
     index: int
@@ -33,6 +33,7 @@ class Text:
     echoed: str
     shown: str = ""
     tokens: int = 0
+    prompt: list[TokenLogprob] | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
     completion: Completion | None = None
 
@@ -40,6 +41,8 @@ class Text:
         """What is certain with this delta."""
         said, self.echoed = self.echoed + self.cutter.feed(delta.text), ""
         self.logprobs += delta.logprobs
+        if delta.prompt_logprobs is not None:
+            self.prompt = delta.prompt_logprobs
         self.tokens += 1
         if delta.completion is not None:
             said += self.cutter.finish()
@@ -72,7 +75,7 @@ class Texts:
             async for _ in pieces:
                 pass
         choices = [
-            self._choice(text, text.shown, self._details(place, text))
+            self._choice(place, text, text.shown, self._details(place, text))
             for place, texts in enumerate(self._texts)
             for text in texts
         ]
@@ -83,43 +86,50 @@ class Texts:
         options = self._request.stream_options
         wants_usage = options is not None and options.include_usage
         async with aclosing(self._pieces()) as pieces:
-            async for text, said in pieces:
+            async for place, text, said in pieces:
                 if said or text.completion is not None:
-                    choice = self._choice(text, said)
-                    text.logprobs = []
+                    choice = self._choice(place, text, said)
+                    text.prompt, text.logprobs = None, []
                     yield event_of(self._answer([choice], {"usage": None} if wants_usage else {}).as_json())
         if wants_usage:
             yield event_of(self._answer([], {"usage": self._usage()}).as_json())
         yield LAST_EVENT
 
-    async def _pieces(self) -> AsyncGenerator[tuple[Text, str], None]:
-        """The texts with what they grew by; in the end, however it comes, the visit is over."""
+    async def _pieces(self) -> AsyncGenerator[tuple[int, Text, str], None]:
+        """The questions' places, their texts, and what these grew by; in the end, however it comes, the visit is over."""
         is_whole = False
         try:
             async with aclosing(self._deltas()) as deltas:
-                async for text, delta in deltas:
+                async for place, delta in deltas:
                     self._visit.first()
-                    yield text, text.feed(delta)
+                    text = self._texts[place][delta.index]
+                    yield place, text, text.feed(delta)
             is_whole = True
         finally:
             usage = self._usage()
             shown = [text.shown for texts in self._texts for text in texts]
             self._visit.end(shown, usage.prompt_tokens, usage.completion_tokens, is_whole=is_whole)
 
-    async def _deltas(self) -> AsyncGenerator[tuple[Text, Delta], None]:
-        """The deltas of all questions as they come."""
-        if self._request.max_tokens == 0:
-            for text in [text for texts in self._texts for text in texts]:
-                yield text, Delta("", Completion([], "", "length"))
-            return
-        async with aclosing(merged([self._asked(place) for place in range(len(self._questions))])) as deltas:
+    async def _deltas(self) -> AsyncGenerator[tuple[int, Delta], None]:
+        """The deltas of all questions as they come, with the places of the questions."""
+        ask = self._unasked if self._request.max_tokens == 0 else self._asked
+        async with aclosing(merged([ask(place) for place in range(len(self._questions))])) as deltas:
             async for each in deltas:
                 yield each
 
-    async def _asked(self, place: int) -> AsyncGenerator[tuple[Text, Delta], None]:
+    async def _asked(self, place: int) -> AsyncGenerator[tuple[int, Delta], None]:
         async with aclosing(self._writer.deltas(self._questions[place])) as deltas:
             async for delta in deltas:
-                yield self._texts[place][delta.index], delta
+                yield place, delta
+
+    async def _unasked(self, place: int) -> AsyncGenerator[tuple[int, Delta], None]:
+        """Texts that are not continued. Where their log-probabilities are wanted, the engine says them with its first token."""
+        told = None
+        if self._questions[place].request.sampling.prompt_logprobs is not None:
+            async with aclosing(self._writer.deltas(self._questions[place])) as deltas:
+                told = (await anext(deltas)).prompt_logprobs
+        for index in range(len(self._texts[place])):
+            yield place, Delta("", Completion([], "", "length"), index=index, prompt_logprobs=told)
 
     def _details(self, place: int, text: Text) -> dict[str, Any]:
         """The ids of prompt and continuation, where they are asked for."""
@@ -128,10 +138,14 @@ class Texts:
         asked = self._questions[place].request.prompt.input_ids
         return {"token_ids": text.completion.token_ids, "prompt_token_ids": asked}
 
-    def _choice(self, text: Text, said: str, details: Mapping[str, Any] = EMPTY) -> CompletionChoice:
+    def _choice(self, place: int, text: Text, said: str, details: Mapping[str, Any] = EMPTY) -> CompletionChoice:
         logprobs = None
         if self._wants_logprobs:
-            logprobs = for_completion(text.logprobs, len(text.shown) - len(said))
+            question = self._questions[place]
+            echoed = 0 if text.prompt is None else len(question.reading.prefix)
+            logprobs = for_completion(text.logprobs, len(text.shown) - len(said) + echoed)
+            if text.prompt is not None:
+                logprobs = for_echo(self._writer.word(question.request.prompt.input_ids[0]), text.prompt, logprobs)
         reason = None if text.completion is None else text.completion.finish_reason
         return CompletionChoice(index=text.index, text=said, logprobs=logprobs, finish_reason=reason, **details)
 

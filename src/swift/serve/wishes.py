@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from swift.engines.base import Sampling, Structure
@@ -50,12 +50,13 @@ def wishes_of_completion(request: CompletionRequest, told: GenerationOptions, ma
         top = _first(told.top_logprobs, 0)
     sampling = _sampling(
         request, told,
-        max_new_tokens=_first(request.max_tokens, told.max_new_tokens, COMPLETION_TOKENS),
+        # Of a prompt alone (0) an engine says something with the first token after it.
+        max_new_tokens=max(1, _first(request.max_tokens, told.max_new_tokens, COMPLETION_TOKENS) or 0),
         top_logprobs=_allowed(top, max_logprobs, "logprobs"),
         logprobs=top is not None,
         structure=_regex(request, told),
     )  # fmt: skip
-    return _wishes(request, told, sampling)
+    return _wishes(request, told, replace(sampling, prompt_logprobs=top if request.echo else None))
 
 
 def structure_of(wanted: ResponseFormat | None) -> Structure | None:

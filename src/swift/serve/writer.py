@@ -16,6 +16,7 @@ from swift.core.errors import DataError, EngineError
 from swift.core.logs import get_logger
 from swift.engines.base import Delta, Request, Serving
 from swift.engines.chat import fitted, response_prefix, stop_words
+from swift.engines.detokenizer import decode
 from swift.options.generation import GenerationOptions
 from swift.options.template import TemplateOptions
 from swift.serve.choices import ChoiceReader, Piece, Reading
@@ -153,6 +154,10 @@ class Writer:
             get_logger().warning(words)
 
     # ------------------------------------------------------------------------------------------------------- answering
+
+    def word(self, token_id: int) -> str:
+        """How a token reads by itself."""
+        return decode(self.tokenizer, [token_id])
 
     async def pieces(self, question: Question) -> AsyncGenerator[tuple[int, Piece, Delta], None]:
         """What the replies grow by: the number of the reply, what it says, and what the engine said."""
