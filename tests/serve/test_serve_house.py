@@ -17,7 +17,6 @@ from swift.core.errors import EngineError
 from swift.serve import front
 from swift.serve import server as network
 from swift.serve.gate import Gate
-from swift.serve.media import Door
 from swift.serve.refusals import Refusal
 from swift.serve.server import bind
 
@@ -335,34 +334,6 @@ def test_the_routes_are_described(shared):
     body = about["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body == {"$ref": "#/components/schemas/ChatRequest"}
     assert httpx.get(f"{shared.url}/docs").status_code == 200
-
-
-# --------------------------------------------------------------------------------------------------------------- media
-
-
-@pytest.mark.parametrize(
-    ("reference", "why"),
-    [
-        ("http://127.0.0.1/x.png", "private"), ("http://localhost/x.png", "private"), ("http://[::1]/x.png", "private"),
-        ("http://169.254.169.254/meta", "private"), ("http://[::ffff:10.0.0.1]/x", "private"),
-        ("http://0x7f000001/x", "private"), ("http://no.such.host.invalid/x", "not known"), ("file:///etc/passwd", "kind"),
-        ("ftp://x/y", "kind"), ("/etc/passwd", "no folder"), ("http://", "allowed"), ("../../etc/passwd", "no folder"),
-    ],
-)  # fmt: skip
-def test_what_must_not_be_fetched_is_not(reference, why):
-    with pytest.raises(Refusal, match=why):
-        Door(hosts=("*",)).check(reference)
-
-
-def test_a_door_opens_for_what_is_allowed(tmp_path):
-    door = Door(hosts=("localhost", ".example.com"), folders=(tmp_path,), allows_private=True)
-    door.check("http://localhost:99/x.png")
-    door.check(str(tmp_path / "x.png"))
-    door.check("data:image/png;base64,AAAA")
-    door.check("A" * 300)
-    for reference in ("http://127.0.0.1/x", "http://example.com/", str(tmp_path / ".." / "x.png")):
-        with pytest.raises(Refusal):
-            door.check(reference)
 
 
 @pytest.mark.parameter("log_interval")

@@ -142,8 +142,7 @@ def test_what_may_begin_a_stop_word_is_held_back_and_given_at_the_end():
 
 def test_thoughts_that_a_client_sends_back_are_put_where_the_template_looks_for_them(server):
     from swift.serve.conversations import Conversations
-    from swift.serve.media import Door
 
     messages = [*HELLO, {"role": "assistant", "content": "Four.", "reasoning_content": "Let me see."}]
-    read = Conversations(Door()).read(messages)
+    read = Conversations().read(messages)
     assert read.messages[1].content == "<think>\nLet me see.\n</think>\n\nFour."

@@ -38,7 +38,6 @@ from swift.serve.conversations import Conversations
 from swift.serve.desk import Served
 from swift.serve.gate import Gate
 from swift.serve.journal import Journal
-from swift.serve.media import Door
 from swift.serve.reader import Reader
 from swift.serve.renderers import Renderers
 from swift.serve.scoring import ScoringQueue
@@ -120,7 +119,7 @@ def _open_writer(command: Deploy, info: ModelInfo) -> Opened:
     else:
         engine = open_engine(Asking(command, info, tokenizer, stops, named, command.deploy.max_logprobs))
     writer = Writer(
-        engine, tokenizer, renderers, Conversations(_door(command)),
+        engine, tokenizer, renderers, Conversations(),
         template=command.template, generation=command.generation, max_logprobs=command.deploy.max_logprobs,
     )  # fmt: skip
     return Opened(Served(_name(command, info), writer, tuple(named), engine.context_length), info)
@@ -136,7 +135,7 @@ def _open_reader(command: Deploy, info: ModelInfo) -> Opened:
     config = read_json(info.path / "config.json")
     classes = {int(number): str(name) for number, name in (config.get("id2label") or {}).items()}
     reader = Reader(
-        reads, ScoringQueue(reads.engine.outputs, TEXTS_AT_ONCE), Conversations(_door(command)), classes=classes,
+        reads, ScoringQueue(reads.engine.outputs, TEXTS_AT_ONCE), Conversations(), classes=classes,
         vocabulary=reads.engine.vocabulary, length=reads.limit,
     )  # fmt: skip
     return Opened(Served(_name(command, info), reader, (), reads.limit), info)
@@ -155,12 +154,6 @@ def _batch_size(command: Deploy) -> int:
         get_logger().info("max_batch_size = %d  (a server answers requests together)", AUTOMATIC_BATCH)
         return AUTOMATIC_BATCH
     return command.infer.max_batch_size
-
-
-def _door(command: Deploy) -> Door:
-    options = command.deploy
-    folders = tuple(Path(folder).expanduser() for folder in options.media_folders)
-    return Door(tuple(options.media_hosts), folders, options.allow_private_media)
 
 
 def _name(command: Deploy, info: ModelInfo) -> str:

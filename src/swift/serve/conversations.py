@@ -17,7 +17,7 @@ from swift.core.errors import DataError
 from swift.core.logs import get_logger
 from swift.data.rows import RowError
 from swift.data.turns import read_messages
-from swift.serve.media import Door
+from swift.serve.media import no_media
 from swift.serve.refusals import Refusal
 
 JOINED = ("system", "user")
@@ -27,13 +27,9 @@ ANSWERED = frozenset({"name", "refusal", "annotations", "audio", "function_call"
 
 
 class Conversations:
-    """Reads messages.
+    """Reads messages. tags: what opens and closes what a reply thinks."""
 
-    door: which media may be fetched. tags: what opens and closes what a reply thinks.
-    """
-
-    def __init__(self, door: Door, tags: tuple[str, str] = ("<think>", "</think>")) -> None:
-        self._door = door
+    def __init__(self, tags: tuple[str, str] = ("<think>", "</think>")) -> None:
         self._tags = tags
         self._told: set[str] = set()
 
@@ -52,8 +48,8 @@ class Conversations:
                 400, f"{error}.", param=error.key_path or "messages", code="invalid_messages"
             ) from None  # fmt: skip
         self._tell(unread)
-        for medium in (*media, *(each for found in turns.media.values() for each in found)):
-            self._door.refuse(medium)
+        if media or any(turns.media.values()):
+            raise no_media()
         return Conversation(tuple(_joined(turns.messages)), tools=tuple(tools))
 
     def _plain(self, message: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""This file knows the door through which media come into the server: which addresses and folders may be read."""
+"""This file knows the door through which media come into the server: which addresses and folders may be read.
+
+Models that are served read text, so whatever comes is refused, and nothing of it is looked at (`no_media`).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -31,43 +35,56 @@ class Door:
     folders: tuple[Path, ...] = ()
     allows_private: bool = False
 
-    def refuse(self, medium: object) -> None:
-        """Raises Refusal for every medium: because it must not be fetched, else because no model here has a use for it."""
-        if isinstance(medium, str):
-            self.check(medium)
-        raise Refusal(400, "Images, video and audio are not available yet: this model reads text.", code="no_media")
-
-    def check(self, reference: str) -> None:
-        """Raises Refusal (403) for an address or a path that is not allowed. Looks names of hosts up."""
-        scheme = reference[:16].partition("://")[0].lower() if "://" in reference[:16] else ""
-        if scheme in ("http", "https"):
-            self._check_address(reference)
-        elif scheme:
-            raise _forbidden("addresses of this kind are not read")
-        elif not reference.startswith("data:") and _is_path(reference):
-            self._check_path(reference)
-
-    def _check_address(self, url: str) -> None:
+    def addresses(self, url: str) -> Sequence[str]:
+        """The addresses of an URL's host, which is looked up now. Raises Refusal (403) unless all may be asked."""
         try:
             host = (urlsplit(url).hostname or "").lower().rstrip(".")
         except ValueError:
             host = ""
         if not host or not any(_is_host(host, allowed) for allowed in self.hosts):
-            raise _forbidden("its host is not among those that are allowed")
-        if not self.allows_private and not all(_is_public(address) for address in _addresses(host)):
-            raise _forbidden("its host is in a private network")
+            raise forbidden("its host is not among those that are allowed")
+        found = _addresses(host)
+        if not self.allows_private and not all(_is_public(address) for address in found):
+            raise forbidden("its host is in a private network")
+        return found
 
-    def _check_path(self, reference: str) -> None:
+    def real_path(self, reference: str) -> Path:
+        """Where a path leads, links followed. Raises Refusal (403) unless that lies in a folder that may be read."""
         try:
             real = Path(reference).expanduser().resolve()
         except (OSError, ValueError, RuntimeError):
-            raise _forbidden("its path cannot be read") from None
+            raise forbidden("its path cannot be read") from None
         if not any(real.is_relative_to(folder.resolve()) for folder in self.folders):
-            raise _forbidden("its path is in no folder that is allowed")
+            raise forbidden("its path is in no folder that is allowed")
+        return real
 
 
-def _is_path(reference: str) -> bool:
-    return len(reference) <= LONGEST_PATH or reference.startswith(("/", "./", "../", "~"))
+class Kind(Enum):
+    """What a reference to a medium is."""
+
+    ADDRESS = "address"
+    PATH = "path"
+    DATA = "data"
+
+
+def kind_of(reference: str) -> Kind:
+    """What a reference is. Raises Refusal (403) for addresses that nothing is read from, such as `file://`."""
+    scheme = reference[:16].partition("://")[0].lower() if "://" in reference[:16] else ""
+    if scheme in ("http", "https"):
+        return Kind.ADDRESS
+    if scheme:
+        raise forbidden("addresses of this kind are not read")
+    if reference.startswith("data:"):
+        return Kind.DATA
+    is_path = len(reference) <= LONGEST_PATH or reference.startswith(("/", "./", "../", "~"))
+    return Kind.PATH if is_path else Kind.DATA
+
+
+def no_media() -> Refusal:
+    """What to say of media to a model that reads text. Nothing of them is looked at."""
+    return Refusal(
+        400, "This model reads text: images, video and audio are not available yet.", param="messages", code="no_media"
+    )  # fmt: skip
 
 
 def _is_host(host: str, allowed: str) -> bool:
@@ -79,7 +96,7 @@ def _addresses(host: str) -> Sequence[str]:
     try:
         return [str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
     except (OSError, UnicodeError):
-        raise _forbidden("its host is not known") from None
+        raise forbidden("its host is not known") from None
 
 
 def _is_public(address: str) -> bool:
@@ -90,5 +107,6 @@ def _is_public(address: str) -> bool:
     return found.is_global and not found.is_multicast
 
 
-def _forbidden(why: str) -> Refusal:
+def forbidden(why: str) -> Refusal:
+    """What to say of a medium that may not be read."""
     return Refusal(403, f"The medium is not read: {why}.", code="media_forbidden")

@@ -6,6 +6,7 @@ The first SIGTERM or SIGINT lets what runs go on to its end, while new requests 
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import sys
 from types import FrameType
@@ -28,6 +29,13 @@ WRITE_SECONDS = 60.0
 """How long a client may read nothing of what is sent to it."""
 KEEP_ALIVE_SECONDS = 75
 BACKLOG = 2048
+TO_DO = {
+    errno.EADDRINUSE: "Stop what listens there, or give another --port.",
+    errno.EACCES: "Give a --port above 1023.",
+    errno.EPERM: "Give a --port above 1023.",
+}
+"""What helps against an error of a socket."""
+NO_SUCH_HOST = "Give an address of this machine as --host: 127.0.0.1 for itself alone, 0.0.0.0 for all who reach it."
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -45,9 +53,9 @@ def bind(host: str, port: int) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
+        what_to_do = TO_DO.get(error.errno or 0, NO_SUCH_HOST)
         raise EngineError(
-            f"--port {port} cannot be served on --host {host}: {error.strerror or error}. Stop what listens there, or "
-            "give another --port."
+            f"--port {port} cannot be served on --host {host}: {error.strerror or error}. {what_to_do}"
         ) from None
     return listener
 
