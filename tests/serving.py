@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,6 +23,29 @@ def checkpoint(folder: Path, **changes: Any) -> Path:
     """A model whose greedy replies have many different tokens."""
     more = {"tie_word_embeddings": False, "initializer_range": 0.3, "max_position_embeddings": 2048, **changes}
     return tiny.checkpoint(folder, **{"seed": 3, **more})
+
+
+def speaking(folder: Path, text: str, **changes: Any) -> Path:
+    """A model whose likeliest reply is this text: each of its tokens, which must differ, calls for the next one."""
+    import torch
+
+    tokenizer = tiny.tokenizer()
+    [first], [last] = tokenizer.encode("\n"), tokenizer.encode("<|im_end|>")
+    chain = [first, *tokenizer.encode(text), last]
+    assert len(set(chain)) == len(chain), "a token that comes twice has no one successor"
+    model = tiny.model(tie_word_embeddings=False, max_position_embeddings=2048, **changes)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        embedding, output = model.model.embed_tokens.weight, model.lm_head.weight
+        embedding.copy_(torch.nn.functional.normalize(torch.randn_like(embedding), dim=-1))
+        output.zero_()
+        for token, successor in itertools.pairwise(chain):
+            output[successor] = embedding[token]
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 @dataclass

@@ -9,6 +9,9 @@ import torch
 
 import serving
 import tiny
+from swift.commands import deploy
+from swift.core.errors import UsageError
+from swift.options.parse import parse
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 VLLM = ["--infer_backend", "vllm", "--vllm_enforce_eager", "true", "--vllm_max_num_seqs", "8"]
@@ -47,6 +50,37 @@ def test_models_and_adapters_answer_many_clients_as_our_engine_does(tmp_path):
     assert [text for text, _ in found[1]] == [text for text, _ in found[0]]
     for (_, ours), (_, theirs) in zip(*found, strict=True):
         assert theirs == pytest.approx(ours, abs=1e-4)
+
+
+THOUGHT, SAID = "It is two.", "Four, and good-bye"
+
+
+@pytest.mark.parameter("vllm_reasoning_parser")
+def test_a_parser_of_vllm_tells_thinking_from_words_whole_and_in_pieces(tmp_path):
+    folder = serving.speaking(tmp_path / "tiny", f"{THOUGHT}</think>{SAID}", head_dim=32)
+    words = ["--model", str(folder), "--torch_dtype", "float32", *VLLM, "--temperature", "0"]
+    asked = {"messages": [{"role": "user", "content": "A"}], "max_tokens": 40, "model": "tiny"}
+    with serving.running(*words, "--vllm_reasoning_parser", "deepseek_r1") as server:
+        whole = server.client().chat.completions.create(**asked, n=2)
+        for choice in whole.choices:
+            assert (choice.message.reasoning_content, choice.message.content) == (THOUGHT, SAID)
+            assert choice.finish_reason == "stop"
+        chunks = list(server.client().chat.completions.create(**asked, stream=True))
+        deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
+        thoughts = [getattr(delta, "reasoning_content", None) or "" for delta in deltas]
+        assert "".join(thoughts) == THOUGHT
+        assert len([thought for thought in thoughts if thought]) > 1
+        assert "".join(delta.content or "" for delta in deltas) == SAID
+        held = server.client().chat.completions.create(
+            **asked, extra_body={"structured_outputs_regex": "(yes|no)!"}, stop=["!"]
+        )
+        assert held.choices[0].message.content in ("yes", "no"), "what is held to a structure is not thought"
+        cut = server.client().chat.completions.create(**asked, stop=[" tw"]).choices[0].message
+        assert cut.reasoning_content + (cut.content or "") == THOUGHT[:5], "a word ends a reply while it is thought"
+        raw = server.client().completions.create(model="tiny", prompt="A\n", max_tokens=40).choices[0].text
+        assert raw.startswith(f"{THOUGHT}</think>{SAID}"), "completions are raw"
+    with pytest.raises(UsageError, match=r"deepseek_r2 is unknown\. Did you mean deepseek_r1"):
+        deploy.open_model(parse("deploy", [*words, "--vllm_reasoning_parser", "deepseek_r2"]))
 
 
 @pytest.mark.filterwarnings("ignore:.*")

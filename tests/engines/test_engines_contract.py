@@ -173,6 +173,17 @@ def test_n_completions_are_told_apart_and_come_in_order(engine):
         assert ids([[completion]]) == ids(engine.generate(PROMPTS[:1], seeded))
 
 
+def test_greedy_completions_are_all_the_same(engine):
+    ((alone,),) = engine.generate(PROMPTS[:1], replace(GREEDY, logprobs=True))
+    (deltas,) = answers(engine, [Request(PROMPTS[0], replace(GREEDY, n=2, logprobs=True))])
+    whole = engine.generate(PROMPTS[:1], replace(GREEDY, n=2, logprobs=True))[0]
+    assert ids([whole]) == ids([[alone, alone]])
+    for index in range(2):
+        mine = [delta for delta in deltas if delta.index == index]
+        assert "".join(delta.text for delta in mine) == alone.text
+        assert mine[-1].completion.token_ids == alone.token_ids
+
+
 def test_seeds_repeat_draws_whatever_else_is_in_the_batch(engine):
     alone = answers(engine, [Request(PROMPTS[2], DRAWN)])[0][-1].completion
     others = [Request(PROMPTS[i], Sampling(12, 1.0 + i / 3, top_k=5 * i)) for i in range(4)]

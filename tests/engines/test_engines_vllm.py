@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -159,10 +161,15 @@ def test_what_is_read_from_texts_is_what_our_engine_reads(task, tmp_path):
         torch.testing.assert_close(found[-1], found[2])
 
 
-# Last in this file: guessing brings numba, and with it in the process vLLM cannot start another engine beside ours.
 @pytest.mark.parameter("vllm_speculative_config")
 @pytest.mark.parameter("vllm_max_model_len")
 def test_guessing_ahead_changes_no_token_and_a_shorter_context_ends_replies(folder):
+    # In a process of its own: guessing brings numba, and with it in a process vLLM can start no other engine.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        pool.submit(guess, folder).result()
+
+
+def guess(folder):
     from swift.engines.vllm import Served, Vllm
 
     guessing = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3, "prompt_lookup_min": 1}

@@ -33,7 +33,6 @@ GIVEN = {
     ),
     "vllm_quantization": ("quantization", "fp8", "model_config.quantization"),
     "vllm_enable_prefix_caching": ("enable_prefix_caching", False, "cache_config.enable_prefix_caching"),
-    "vllm_reasoning_parser": ("reasoning_parser", "qwen3", "reasoning_config.reasoning_parser"),
 }  # fmt: skip
 """Option -> the argument of EngineArgs, a value, and where vLLM's own configuration shows it."""
 
@@ -152,7 +151,7 @@ ELSEWHERE = {
     "vllm_disable_custom_all_reduce": "is always so without GPUs",
     "vllm_mm_processor_cache_gb": "of multimodal models only", "vllm_limit_mm_per_prompt": "of multimodal models only",
     "vllm_enable_expert_parallel": "of mixtures of experts only", "vllm_quantization": "needs a GPU",
-    "vllm_pipeline_parallel_size": "needs GPUs", "vllm_reasoning_parser": "is kept by its server",
+    "vllm_pipeline_parallel_size": "needs GPUs",
 }  # fmt: skip
 """Options that vLLM's configuration of a small dense model on a CPU does not show."""
 

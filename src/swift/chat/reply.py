@@ -39,7 +39,7 @@ class ReplyReader:
     form: how the model was taught to call; None when it has no tools.
     tools: what it could call.
     is_thinking: whether the prompt has already opened a block of thinking that the reply goes on with.
-    tags: what opens and closes such a block.
+    tags: what opens and closes such a block; None where all of the reply is said.
 
     Only a block with which the reply begins is thinking. White space at its ends is left out, as is that in front of
     what is said after it.
@@ -51,12 +51,12 @@ class ReplyReader:
         tools: Sequence[Tool] = (),
         *,
         is_thinking: bool = False,
-        tags: tuple[str, str] = ("<think>", "</think>"),
+        tags: tuple[str, str] | None = ("<think>", "</think>"),
     ) -> None:
         self._calls = CallReader(form.syntax, tools) if form else None
-        self._opens, self._closes = tags
+        self._opens, self._closes = tags or ("", "")
         self._is_thinking = is_thinking
-        self._is_decided = is_thinking
+        self._is_decided = is_thinking or tags is None
         self._is_lead = is_thinking
         self._text = ""
 

@@ -22,6 +22,7 @@ from swift.commands.task_settings import settled_task
 from swift.core.errors import EngineError, UsageError
 from swift.core.logs import get_logger
 from swift.engines.transformers import AUTOMATIC_BATCH, Transformers
+from swift.engines.vllm_reasoning import ReasoningParser
 from swift.hub.models import access
 from swift.models.families import layout_for
 from swift.models.info import ModelInfo, model_info, read_json
@@ -106,7 +107,9 @@ def _open_writer(command: Deploy, info: ModelInfo) -> Opened:
     tokenizer = load_tokenizer(info, command.model.new_special_tokens)
     layout = layout_for(info, command.template, tokenizer)
     applied, named = _parted(command.model.adapters, info)
-    renderers = Renderers(lambda options: Renderer(tokenizer, options, layout=layout), command.template)
+    name = command.vllm.vllm_reasoning_parser
+    parser = None if name is None else ReasoningParser(name, tokenizer)
+    renderers = Renderers(lambda options: Renderer(tokenizer, options, layout=layout), command.template, parser)
     stops = renderers.chat().stop_token_ids
     if command.infer.infer_backend == "transformers":
         model = with_room(load_model(info, command.model, command.quantization, training=False), tokenizer)

@@ -97,6 +97,7 @@ class Delta:
 
     index: which of the `n` completions it belongs to.
     prompt_logprobs: as in Completion, with the first piece of each completion.
+    token_ids: the tokens it consists of, from engines whose replies are read by their tokens (vLLM); else [].
     """
 
     text: str
@@ -104,6 +105,7 @@ class Delta:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     index: int = 0
     prompt_logprobs: list[TokenLogprob] | None = None
+    token_ids: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

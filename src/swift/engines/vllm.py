@@ -288,7 +288,7 @@ class Vllm:
         """vLLM's SamplingParams of a request."""
         choice, stop = self._settings.choice(sampling), self._settings.stop_words(sampling)
         return self._vllm.SamplingParams(
-            n=sampling.n,
+            n=sampling.n if choice.samples else 1,  # greedy ones are all the same, and vLLM refuses to repeat them
             temperature=choice.temperature if choice.samples else 0.0,
             top_k=choice.top_k if choice.samples else 0,
             top_p=choice.top_p if choice.samples else 1.0,

@@ -35,13 +35,12 @@ NAMES = {
     "vllm_limit_mm_per_prompt": "limit_mm_per_prompt",
     "vllm_quantization": "quantization",
     "vllm_enable_prefix_caching": "enable_prefix_caching",
-    "vllm_reasoning_parser": "reasoning_parser",
 }
 """Option -> argument. Those that are None are left to vLLM."""
 UNREADABLE = ("modules_to_save", "use_dora", "bias", "trainable_token_indices")
 """What adapter_config.json says of adapters that vLLM refuses."""
-SECONDS_TO_END = 10.0
-"""How long processes of the engine may take to end by themselves."""
+SECONDS_TO_END = 30.0
+"""How long processes of the engine may take to end by themselves, on a machine that has much to do."""
 SIZES = ("vllm_tensor_parallel_size", "vllm_pipeline_parallel_size", "vllm_data_parallel_size")
 """The options whose product is the number of GPUs."""
 

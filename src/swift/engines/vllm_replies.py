@@ -57,10 +57,19 @@ class Reply:
         top = self.request.sampling.prompt_logprobs
         if top is not None and self._prompt is None and output.prompt_logprobs:
             self._prompt = self._told(self.request.prompt.input_ids[1:], output.prompt_logprobs[1:], top)
-        return [self._delta(part) for part in output.outputs if self._growing[part.index].completion is None]
+        return [
+            self._delta(part, index)
+            for part in output.outputs
+            for index in self._indices(part.index)
+            if self._growing[index].completion is None
+        ]
 
-    def _delta(self, part: Any) -> Delta:
-        growing = self._growing[part.index]
+    def _indices(self, index: int) -> Sequence[int]:
+        """The completions that a part belongs to: all of them where vLLM makes one, as it does of greedy ones."""
+        return (index,) if self.parameters.n == len(self._growing) else range(len(self._growing))
+
+    def _delta(self, part: Any, index: int) -> Delta:
+        growing = self._growing[index]
         ids = list(part.token_ids)
         reason: FinishReason | None = None
         if part.finish_reason is not None:
@@ -74,11 +83,11 @@ class Reply:
         growing.token_ids += ids
         growing.logprobs += told
         if reason is None:
-            return Delta(piece, logprobs=told, index=part.index, prompt_logprobs=prompt)
+            return Delta(piece, None, told, index, prompt, ids)
         piece += growing.text.finish()
         logprobs = growing.logprobs if sampling.wants_logprobs else None
         growing.completion = Completion(growing.token_ids, growing.text.text, reason, logprobs, self._prompt)
-        return Delta(piece, growing.completion, told, part.index, prompt)
+        return Delta(piece, growing.completion, told, index, prompt, ids)
 
     def _told(self, ids: Sequence[int], logprobs: Any, count: int) -> list[TokenLogprob]:
         """What vLLM says of these tokens, with so many of the likeliest."""

@@ -144,7 +144,7 @@ def _status(target: Target, error: Exception) -> int | None:
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code
     is_answer = not target.use_hf and isinstance(error, need("modelscope_hub", "Pushing").errors.APIError)
-    return error.status_code if is_answer else None  # type: ignore[attr-defined]
+    return error.status_code if is_answer else None  # type: ignore[attr-defined]  # an APIError has it
 
 
 def _why(target: Target, error: Exception, status: int | None) -> str:

@@ -57,8 +57,7 @@ class VllmOptions(Options):
     """Whether the asynchronous engine is used. Tasks other than causal_lm need it."""
     vllm_reasoning_parser: str | None = option(
         None,
-        when=command("deploy", "eval", "app") & equals("infer_backend", "vllm"),
-        later="vLLM's parsers of thinking",
+        when=command("deploy", "eval", "app") & equals("infer_backend", "vllm") & equals("task_type", "causal_lm"),
     )
     """Name of vLLM's parser that splits thinking from the reply."""
     vllm_engine_kwargs: Json | None = option(None, when=VLLM)

@@ -6,9 +6,9 @@ There is one way for answers in one piece and in many: a whole answer is its pie
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 from uuid import uuid4
 
 from swift.chat.calls import ToolCall
@@ -19,6 +19,30 @@ from swift.serve.answers import FunctionCall, ToolCallAnswer
 from swift.serve.cutting import StopCutter
 
 Reason = Literal["stop", "length", "tool_calls"]
+TAGS = ("<think>", "</think>")
+"""What opens and closes thinking where nothing else is known."""
+
+
+class Parts(Protocol):
+    """What is thought and what is said in a piece of a reply."""
+
+    @property
+    def thought(self) -> str:
+        """What is thought."""
+        ...
+
+    @property
+    def said(self) -> str:
+        """What is said."""
+        ...
+
+
+class Splitter(Protocol):
+    """Splits one reply piece by piece, otherwise than by tags."""
+
+    def feed(self, text: str, token_ids: Sequence[int], *, is_last: bool = False) -> Parts:
+        """The parts of the next piece, whose tokens are these; the last one brings what was held back."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,6 +55,7 @@ class Reading:
         with the `name` of a tool and its `arguments`; None forces nothing.
     one_call: whether the reply is over with its first call.
     tags: what opens and closes thinking.
+    splits: makes what tells thinking from words; None goes by the tags.
     """
 
     prefix: str = ""
@@ -39,7 +64,8 @@ class Reading:
     tools: Sequence[Tool] = ()
     forced: str | None = None
     one_call: bool = False
-    tags: tuple[str, str] = ("<think>", "</think>")
+    tags: tuple[str, str] = TAGS
+    splits: Callable[[], Splitter] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,25 +91,40 @@ class ChoiceReader:
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
         self._cutter = StopCutter(reading.cut)
-        self._reader = ReplyReader(reading.form, reading.tools, tags=reading.tags)
+        self._thought_cutter = StopCutter(reading.cut)
+        self._splitter = None if reading.splits is None else reading.splits()
+        tags = reading.tags if reading.splits is None else None
+        self._reader = ReplyReader(reading.form, reading.tools, tags=tags)
         self._forced_text = ""
         self._calls = 0
         self._logprobs: list[TokenLogprob] = []
         self._is_over = False
-        self._begun = self._reader.feed(reading.prefix) if reading.prefix and reading.forced is None else Reply()
+        self._begun = self._prefix() if reading.prefix and reading.forced is None else Reply()
 
     def feed(self, delta: Delta) -> Piece:
         """What is certain with this delta; nothing once the reply is over."""
         if self._is_over:
             return Piece()
-        said, self._begun = self._begun + self._read(delta.text), Reply()
+        said, self._begun = self._begun + self._read(delta), Reply()
         if delta.completion is not None:
             said += self._rest()
         self._logprobs += delta.logprobs
         return self._piece(said, delta.completion)
 
-    def _read(self, text: str) -> Reply:
-        text = self._cutter.feed(text)
+    def _prefix(self) -> Reply:
+        """What the prompt has begun. Thinking in it has tags, and what splits the reply has seen it."""
+        if self._splitter is None:
+            return self._reader.feed(self._reading.prefix)
+        reader = ReplyReader(tags=self._reading.tags)
+        begun = reader.feed(self._reading.prefix) + reader.finish()
+        return Reply(begun.reasoning) + self._reader.feed(begun.content)
+
+    def _read(self, delta: Delta) -> Reply:
+        if self._splitter is not None:
+            parts = self._splitter.feed(delta.text, delta.token_ids, is_last=delta.completion is not None)
+            thought = self._thought_cutter.feed(parts.thought)
+            return Reply(thought) + self._reader.feed(self._cutter.feed(parts.said))
+        text = self._cutter.feed(delta.text)
         if self._reading.forced is None:
             return self._reader.feed(text)
         self._forced_text += text
@@ -93,7 +134,7 @@ class ChoiceReader:
         """What is left at the end. A call in the middle of which the reply ends is told as what it is: text."""
         held = self._cutter.finish()
         if self._reading.forced is None:
-            said = self._reader.feed(held) + self._reader.finish()
+            said = Reply(self._thought_cutter.finish()) + self._reader.feed(held) + self._reader.finish()
             return Reply(said.reasoning, said.content + said.unfinished, said.calls)
         call = forced_call(self._forced_text, self._reading.forced)
         return Reply(content=self._forced_text) if call is None else Reply(calls=(call,))

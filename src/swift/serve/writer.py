@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -19,7 +20,7 @@ from swift.engines.chat import fitted, response_prefix, stop_words
 from swift.engines.detokenizer import decode
 from swift.options.generation import GenerationOptions
 from swift.options.template import TemplateOptions
-from swift.serve.choices import ChoiceReader, Piece, Reading
+from swift.serve.choices import TAGS, ChoiceReader, Piece, Reading
 from swift.serve.conversations import Conversations, unrendered
 from swift.serve.forcing import Forced, forced
 from swift.serve.protocol import ChatRequest, CompletionRequest, NamedTool
@@ -66,8 +67,8 @@ class Writer:
     def chat(self, request: ChatRequest, adapter: str | None) -> Question:
         """What a chat asks. Raises Refusal when it cannot be asked."""
         wishes = wishes_of_chat(request, self._generation, self._max_logprobs)
-        kwargs = request.chat_template_kwargs
-        renderer = self._renderers.chat(None if kwargs is None else kwargs.enable_thinking)
+        thinks = None if request.chat_template_kwargs is None else request.chat_template_kwargs.enable_thinking
+        renderer, parser = self._renderers.chat(thinks), self._renderers.parser
         tools = _tools(request)
         form = renderer.tool_format if tools else None
         if tools and form is None:
@@ -79,13 +80,15 @@ class Writer:
         wishes = replace(wishes, sampling=replace(wishes.sampling, stop=tuple(words)))
         reading = Reading(
             response_prefix(prompt), (*wishes.cut, *renderer.stop_words), form, tools,
-            one_call=request.parallel_tool_calls is False,
+            one_call=request.parallel_tool_calls is False, tags=TAGS if parser is None else parser.tags,
         )  # fmt: skip
         if request.must_call:
             return self._forced(prompt, wishes, forced(form, tools), reading, adapter)
         if wishes.sampling.structure is not None:
             prompt, closing = self._thought(prompt, reading.tags)
             reading = replace(reading, prefix=reading.prefix + closing)
+        elif parser is not None:
+            reading = replace(reading, splits=partial(parser.stream, reading.prefix, self._renderers.switches(thinks)))
         return Question(Request(prompt, wishes.sampling, adapter), reading, wishes.streams)
 
     def completion(self, request: CompletionRequest, adapter: str | None) -> list[Question]:
