@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+from swift.chat.words import Words
 from swift.core.errors import UsageError
 
 
@@ -23,6 +24,7 @@ class Encoder:
         self.prefix_ids, self.suffix_ids = _added(tokenizer)
         self._anchor = _anchor(tokenizer)
         self._is_bare = _is_bare(tokenizer)
+        self._words = Words.of(tokenizer.backend_tokenizer) if self._is_bare else None
 
     @property
     def added(self) -> tuple[str, str]:
@@ -47,10 +49,13 @@ class Encoder:
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         """The ids of texts, without what transformers makes besides, where nothing but ids comes of it."""
-        if self._is_bare:
-            return [encoding.ids for encoding in self._tokenizer.backend_tokenizer.encode_batch_fast(
-                texts, add_special_tokens=False)]  # fmt: skip
-        return _called(self._tokenizer, texts)
+        if self._words is not None:
+            return self._words.ids(texts, self._whole)
+        return self._whole(texts) if self._is_bare else _called(self._tokenizer, texts)
+
+    def _whole(self, texts: list[str]) -> list[list[int]]:
+        backend = self._tokenizer.backend_tokenizer
+        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def starts(self, texts: Sequence[tuple[str, bool]]) -> list[list[int]]:
         """The first character of each token of some texts; with each, whether it goes on from another piece.
