@@ -153,19 +153,23 @@ def test_mistakes_of_options_are_found_in_the_second_run_too(rows: Path):
         load(rows, 0, strict=True)
 
 
-@pytest.mark.parametrize("harm", ["cut", "gone", "manifest", "factless", "listed"])
+@pytest.mark.parametrize("harm", ["cut", "gone", "flipped", "renumbered", "factless", "listed"])
 def test_a_damaged_entry_is_made_anew(rows: Path, home: Path, logged: list[str], harm: str):
     whole = samples(load(rows, 41))
     [entry] = (home / "prepared").iterdir()
-    file = entry / ("tokens.bin" if harm in ("cut", "gone") else "manifest.json")
+    file = entry / ("tokens.bin" if harm in ("cut", "gone", "flipped") else "manifest.json")
     if harm == "gone":
         file.unlink()
+    elif harm == "flipped":
+        file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:])  # of the same size
+    elif harm == "renumbered":
+        file.write_text(file.read_text().replace('"readable": [41]', '"readable": [40]'))
     elif harm in ("factless", "listed"):
         file.write_text('{"sizes": {}}' if harm == "factless" else "[]")
     else:
         file.write_bytes(file.read_bytes()[:10])
     assert samples(load(rows, 41)) == whole
-    assert any("damaged" in message for message in logged)
+    assert sum("is damaged" in message for message in logged) == 1
     load(rows, 0)
 
 

@@ -65,6 +65,12 @@ ASCEND_RT_VISIBLE_DEVICES = Variable(
     "ASCEND_RT_VISIBLE_DEVICES", "Which Ascend NPUs are used; all by default. Read by torch_npu."
 )
 MODELSCOPE_CACHE = Variable("MODELSCOPE_CACHE", "Folder of downloads and of prepared datasets; share it between nodes.")
+SWIFT_CACHE_LIMIT = Variable(
+    "SWIFT_CACHE_LIMIT",
+    "Gigabytes that rows prepared with --load_from_cache_file may take between runs. What was not used for longest goes "
+    "first; nothing goes that a run is using. 0 sets no bound.",
+    "50",
+)
 PYTORCH_CUDA_ALLOC_CONF = Variable(
     "PYTORCH_CUDA_ALLOC_CONF", "`expandable_segments:True` reduces fragmentation of GPU memory. Read by torch."
 )

@@ -3,7 +3,8 @@ run alone.
 
 What is kept (`--load_from_cache_file true`) lies in the folder `swiftlet` of MODELSCOPE_CACHE, or in ~/.cache/swiftlet.
 An entry is a folder that appears whole or not at all, so that several runs can look for it and make it at one time; it
-is on the disk, and not on its way there, before it appears.
+is on the disk, and not on its way there, before it appears. Its bytes are held against their checksums whenever it is
+taken out. `room` says when it goes.
 What is not kept lies in the system's folder for temporary files (TMPDIR) and is removed with the last that uses it.
 """
 
@@ -19,6 +20,7 @@ import socket
 import tempfile
 import time
 import weakref
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,8 +30,8 @@ from typing import Any
 from swift.core import environment
 from swift.core.errors import RunError
 from swift.core.logs import get_logger
+from swift.data.room import MANIFEST, Hold, hold, limit, make_room
 
-_MANIFEST = "manifest.json"
 _MAKING = ".making-"
 _ATTEMPTS = 3
 _CHOSEN_BY = "TMPDIR, or with --load_from_cache_file true by MODELSCOPE_CACHE"
@@ -61,6 +63,7 @@ class Shelf:
     def __init__(self, *, keeps: bool) -> None:
         self._keeps = keeps
         self._lent: dict[Path, None] = {}
+        self._held: dict[Path, Hold] = {}
 
     def entry(self, name: str, contents: Callable[[], Any], make: Make) -> Entry:
         """What `contents` describes: from the shelf, or as `make` makes it.
@@ -73,28 +76,47 @@ class Shelf:
             self._lent[folder] = None
             with _removed_on_failure(folder, name):
                 return Entry(folder, make(folder))
-        home = cache_root() / "prepared"
+        most, home = limit(), cache_root() / "prepared"
         place = home / hashed(contents())
+        self._hold(place)
         found = _opened(place)
         if found is not None:
             get_logger().info("%s: taken from %s", name, place)
             return found
         folder = _working_folder(home, _MAKING)
         with _removed_on_failure(folder, name):
-            _seal(folder, make(folder))
-            return _put(folder, place)
+            facts = make(folder)
+            _seal(folder, facts)
+            made = _put(folder, Entry(place, facts))
+        self._hold(place)
+        if most is not None:
+            make_room(home, most, lambda: _aside(home))
+        return made
 
     def lend(self, entry: Entry, user: object) -> None:
-        """Remove an entry that is not kept when `user` is gone."""
+        """Let go of an entry when `user` is gone: remove it, or if it is kept, let others remove it."""
+        if entry.folder in self._held:
+            weakref.finalize(user, self._held.pop(entry.folder).release)
         if entry.folder in self._lent:
             del self._lent[entry.folder]
             weakref.finalize(user, _remove, entry.folder, os.getpid())
 
     def discard(self) -> None:
-        """Remove the entries that are not kept and that nobody uses."""
+        """Let go of the entries that nobody uses; those that are not kept are removed."""
         for folder in self._lent:
             _remove(folder, os.getpid())
         self._lent.clear()
+        for held in self._held.values():
+            held.release()
+        self._held.clear()
+
+    def _hold(self, place: Path) -> None:
+        """Use the entry of this place, if it is there, until `lend` or `discard`."""
+        if place in self._held:
+            self._held.pop(place).release()
+        held = hold(place)
+        if held is not None:
+            self._held[place] = held
 
 
 def cache_root() -> Path:
@@ -152,69 +174,91 @@ def _write_whole(file: Path, text: str) -> None:
         with os.fdopen(descriptor, "w", encoding="utf-8") as made:
             made.write(text)
         Path(name).replace(file)
-    except BaseException:
+    finally:
         Path(name).unlink(missing_ok=True)
-        raise
 
 
 # ------------------------------------------------------------------------------------------------------------- folders
 
 
 def _opened(place: Path) -> Entry | None:
-    """The entry of this place; None when there is none, or one of which a part is missing, which is removed."""
+    """The entry of this place; None when there is none, or a damaged one, which is removed."""
     if not place.is_dir():
         return None
     facts = _facts(place)
     if facts is not None:
         return Entry(place, facts)
     # Another run may be at the same: what is removed is taken away first, and put back if it proves to be whole.
-    aside = place.with_name(f"{_MAKING}{machine()}-{os.getpid()}-{secrets.token_hex(4)}")
+    aside = _aside(place.parent)
     with suppress(OSError):
         place.rename(aside)
-    if _facts(aside) is not None:
-        return _put(aside, place)
+    facts = _facts(aside)
+    if facts is not None:
+        return _put(aside, Entry(place, facts))
     get_logger().warning("%s is damaged and made anew", place)
     shutil.rmtree(aside, ignore_errors=True)
     return None
 
 
+def _aside(home: Path) -> Path:
+    """A new name for an entry that is being removed; a later run sweeps it if this one is killed."""
+    return home / f"{_MAKING}{machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
 def _facts(folder: Path) -> dict[str, Any] | None:
-    """What is to be said of an entry; None when it is not whole."""
+    """What is to be said of an entry; None when it is not whole, or a byte of it is not what it was."""
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        whole = all((folder / name).stat().st_size == size for name, size in manifest["sizes"].items())
-        return manifest["facts"] if whole else None
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return manifest["facts"] if _is_sound(folder, manifest) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _is_sound(folder: Path, manifest: dict[str, Any]) -> bool:
+    files = manifest["files"]
+    return (
+        manifest["hash"] == hashed([files, manifest["facts"]])
+        and all((folder / name).stat().st_size == size for name, (size, _) in files.items())
+        and all(_checksum(folder / name) == checksum for name, (_, checksum) in files.items())
+    )
+
+
+def _checksum(file: Path) -> int:
+    """The CRC-32 of a file. It is there for disks that fail, not for people who forge."""
+    found = 0
+    with file.open("rb") as opened:
+        while chunk := opened.read(_CHUNK):
+            found = zlib.crc32(chunk, found)
+    return found
 
 
 def _seal(folder: Path, facts: dict[str, Any]) -> None:
     """Say of a folder that it is whole, once all of it is on the disk."""
     files = sorted(folder.iterdir())
-    sizes = {file.name: file.stat().st_size for file in files}
-    manifest = folder / _MANIFEST
-    manifest.write_text(json.dumps({"sizes": sizes, "facts": facts}), encoding="utf-8")
+    states = {file.name: (file.stat().st_size, _checksum(file)) for file in files}
+    manifest = folder / MANIFEST
+    said = {"files": states, "facts": facts, "hash": hashed([states, facts])}
+    manifest.write_text(json.dumps(said), encoding="utf-8")
     for file in (*files, manifest):
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
 
 
-def _put(folder: Path, place: Path) -> Entry:
-    """Let a whole folder appear in its place, unless another run was quicker; the entry that stands there."""
-    facts = _facts(folder)
-    assert facts is not None, "what is put into a place is whole"
+def _put(folder: Path, entry: Entry) -> Entry:
+    """Let a whole folder appear as this entry, unless another run was quicker; the entry that stands there."""
     for _ in range(_ATTEMPTS):
         try:
-            folder.rename(place)
-            return Entry(place, facts)
+            folder.rename(entry.folder)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise RunError(f"{place} cannot be made: {error.strerror or error}.") from error
-        found = _opened(place)
+                raise RunError(f"{entry.folder} cannot be made: {error.strerror or error}.") from error
+        else:
+            return entry
+        found = _opened(entry.folder)
         if found is not None:
             shutil.rmtree(folder, ignore_errors=True)
             return found
-    raise RunError(f"{place} cannot be made: something damages it as soon as it is there.")
+    raise RunError(f"{entry.folder} cannot be made: something damages it as soon as it is there.")
 
 
 def machine() -> str:
@@ -259,16 +303,20 @@ def _lives(pid: int) -> bool:
 @contextmanager
 def _removed_on_failure(folder: Path, name: str) -> Iterator[None]:
     """Leave nothing of a folder that could not be filled. Raises RunError when there was no room for it."""
+    is_filled = False
     try:
         yield
-    except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        if not isinstance(error, OSError) or error.errno not in _NO_ROOM:
+        is_filled = True
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
             raise
         raise RunError(
             f"There is no room for {name} in {folder.parent}: {error.strerror or error}. It takes about five bytes per "
             f"token. Free some, or choose another folder by {_CHOSEN_BY}."
         ) from error
+    finally:
+        if not is_filled:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove(folder: Path, owner: int) -> None:
