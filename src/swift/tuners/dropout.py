@@ -7,9 +7,11 @@ the layer beside it. Here numbers are drawn for the elements that are dropped al
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 
 
 class QuickDropout(nn.Dropout):
@@ -19,8 +21,24 @@ class QuickDropout(nn.Dropout):
         """The input with a share of `p` of its elements 0 and the others divided by 1 - p; itself outside training."""
         if not self.training or input.device.type != "cpu" or not 0 < self.p < 1:
             return super().forward(input)
-        scaled = (input * (1 / (1 - self.p))).flatten()
-        return scaled.index_fill(0, dropped(len(scaled), self.p), 0).view(input.shape)
+        return _Dropping.apply(input, dropped(input.numel(), self.p), 1 / (1 - self.p))
+
+
+class _Dropping(Function):
+    """Sets the elements at some places to 0 and multiplies the others; its gradient goes the same way."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, places: Tensor, scale: float) -> Tensor:  # type: ignore[override]  # torch says *args
+        ctx.save_for_backward(places)
+        ctx.scale = scale
+        left = values.contiguous() * scale
+        left.view(-1).index_fill_(0, places, 0)
+        return left
+
+    @staticmethod
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]  # torch says *args
+        [places] = ctx.saved_tensors
+        return _Dropping.apply(slopes, places, ctx.scale), None, None
 
 
 def dropped(count: int, rate: float) -> Tensor:
