@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from swift.serve.answers import ErrorAnswer, ErrorInfo
 
@@ -55,8 +58,8 @@ class Refusal(Exception):  # noqa: N818 (an answer, and no fault of the program)
 def of_validation(error: ValidationError) -> Refusal:
     """The first thing that is wrong with a body, and where it stands. Values that were sent are not repeated."""
     found = error.errors(include_input=False, include_url=False, include_context=False)
-    first, more = found[0], len(found) - 1
-    place = _shortened(".".join(str(part) for part in first["loc"][:16]))
+    first, more = _nearest(found)
+    place = _shortened(".".join(str(part) for part in first["loc"][:16] if not _is_form(part)))
     if first["type"] == "json_invalid":
         return Refusal(400, f"The body is no valid JSON: {_shortened(first['msg'])}.", code="invalid_json")
     if first["type"] == "extra_forbidden":
@@ -67,6 +70,28 @@ def of_validation(error: ValidationError) -> Refusal:
     rest = f" (and {more} more)" if more else ""
     text = f"`{place}`: {words}{rest}." if place else f"{words}{rest}."
     return Refusal(400, text, param=place or None, code="invalid_value")
+
+
+def _nearest(found: list[ErrorDetails]) -> tuple[ErrorDetails, int]:
+    """The first thing that is wrong, and in how many more places something is.
+
+    What may have several forms has an error for each; that of the form it comes nearest to counts: a value out of
+    bounds rather than one of another type, and the one furthest inside.
+    """
+    field = _field(found[0])
+    same = [each for each in found if _field(each) == field]
+    told = max(same, key=lambda each: (not each["type"].endswith(("_type", "literal_error")), len(each["loc"])))
+    return told, len({_field(each) for each in found}) - 1
+
+
+def _field(error: ErrorDetails) -> tuple[int | str, ...]:
+    """Where the error stands, up to the value that may have several forms."""
+    return tuple(takewhile(lambda part: not _is_form(part), error["loc"]))
+
+
+def _is_form(part: int | str) -> bool:
+    """Whether this part of a place is no key, but the name that pydantic gives to one of several forms."""
+    return isinstance(part, str) and (part in ("str", "NamedTool") or part.endswith("]"))
 
 
 def _shortened(words: str) -> str:
