@@ -151,12 +151,17 @@ def a_token_of_words(made: Tokenizer) -> None:
     made.add_tokens([AddedToken("tok", normalized=True)])
 
 
+def cut_short(made: Tokenizer) -> None:
+    made.enable_truncation(5)
+
+
 def spelt_out(made: Tokenizer) -> None:
     made.encode_special_tokens = True
 
 
 @pytest.mark.parametrize("change", [unknown_pattern, no_bytes, no_cut, a_space_in_front, lower_case, another_model,
-                                    chance, a_greedy_token, a_token_of_words, spelt_out])  # fmt: skip
+                                    chance, a_greedy_token, a_token_of_words, cut_short,
+                                    spelt_out])  # fmt: skip
 def test_tokenizers_of_another_kind_are_asked_themselves(change):
     tokenizer = trained(None)
     assert Words.of(tokenizer) is not None

@@ -23,6 +23,12 @@ _LONGEST = 64
 """Characters of a word that is remembered: longer ones seldom come again."""
 
 
+_PROBE = "It's\tONE (2, 345)...\n\n  def f_x(a):\r\n    return a/b != '' # we'LL see\n \n" + "".join(
+    map(chr, range(128))
+)
+"""A text with all characters of ASCII, and all kinds of words of it."""
+
+
 class _Cut(NamedTuple):
     """How a tokenizer cuts texts of ASCII.
 
@@ -87,7 +93,15 @@ class Words:
             and not any(token.lstrip or token.rstrip or token.single_word or token.normalized for token in added)
             and not tokenizer.encode_special_tokens
         )
-        return cls(tokenizer, cut) if cut is not None and is_known else None
+        if cut is None or not is_known:
+            return None
+        made = cls(tokenizer, cut)
+        # Whatever else a tokenizer may do that is not asked for above shows here.
+        return (
+            made
+            if made.ids([_PROBE], lambda _: [])[0] == tokenizer.encode(_PROBE, add_special_tokens=False).ids
+            else None
+        )
 
     def ids(self, texts: Sequence[str], whole: Callable[[list[str]], list[list[int]]]) -> list[list[int]]:
         """The ids of texts; `whole` gives those of texts that are left to the tokenizer."""
