@@ -63,6 +63,24 @@ def test_two_processes_that_share_rows_learn_what_one_learns(folder, how):
 
 
 @pytest.mark.parameter("sequence_parallel_size")
+def test_two_processes_that_share_rows_rank_as_one_does(folder):
+    for name, count in (("rows.jsonl", 16), ("val.jsonl", 3)):
+        tiny.jsonl(folder / name, [
+            {"messages": [{"role": "user", "content": f"What is {i}?" + " Tell me." * (i % 4)}],
+             "positive_messages": [[{"role": "assistant", "content": f"It is {i}."}]],
+             "negative_messages": [[{"role": "assistant", "content": "It is late." * j}] for j in range(1, 2 + i % 3)]}
+            for i in range(count)
+        ])  # fmt: skip
+    asked = ("--task_type", "reranker", "--loss_type", "listwise_reranker", "--eval_metric", "reranker")
+    swift(folder, "one", *asked, "--padding_free", "true")
+    swift(folder, "two", *asked, "--sequence_parallel_size", "2", processes=2)
+    for name in ("loss", "grad_norm", "acc", "eval_loss", "eval_acc", "eval_mrr", "eval_ndcg"):
+        assert logged(folder, "two", name) == pytest.approx(logged(folder, "one", name), rel=1e-4), name
+    assert logged(folder, "two", "eval_mrr")
+    assert distance(folder, "one", "two") < 2e-4
+
+
+@pytest.mark.parameter("sequence_parallel_size")
 def test_a_check_counts_rows_of_groups_of_processes(folder):
     done = subprocess.run(
         [sys.executable, "-m", "swift", "check", *COMMON, "--sequence_parallel_size", "2"], cwd=folder, text=True,

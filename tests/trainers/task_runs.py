@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from runs import PLAIN, Run
 import tiny
 from swift.chat.render import Renderer, Sample
 from swift.commands.task_settings import renders_for
-from swift.data.collate import Flattened, Padded
+from swift.data.collate import Filled, Flattened, Padded
 from swift.data.collate_tasks import TaskBatch
 from swift.data.groups import Draw, GroupSet
 from swift.data.samples import SampleSet, SampleStore, pack
@@ -37,6 +38,7 @@ from swift.trainers.objectives import objective_of
 from swift.trainers.outputs import Continuation
 from swift.trainers.representation import Goal, RepresentationTrainer
 from swift.trainers.session import open_session
+from swift.trainers.sharing import share
 
 LOSSES = {
     "embedding": "cosine_similarity",
@@ -107,8 +109,8 @@ def streamed(task: str, *files: Path, packing_length: int | None = None, **optio
     return open_stream(data, template, renders, packing_length=packing_length, aim=aim)
 
 
-def model(folder: Path, head: Head, *, lora: float | None = None, flat: bool = False):
-    """The tiny model with the head of a task; with an adapter of some dropout."""
+def model(folder: Path, head: Head, *, flat: bool = False):
+    """The tiny model with the head of a task."""
     if not (folder / "config.json").is_file():
         tiny.checkpoint(folder)
     options = ModelOptions(model=str(folder), task_type=head.task)
@@ -119,6 +121,11 @@ def model(folder: Path, head: Head, *, lora: float | None = None, flat: bool = F
     made.config.pad_token_id = 0
     if flat:
         isolate(made, None, "--padding_free")
+    return made
+
+
+def adapted(made: Any, head: Head, lora: float | None):
+    """The model with an adapter of some dropout, or as it is."""
     if lora is None:
         return made
     torch.manual_seed(0)
@@ -131,21 +138,26 @@ def model(folder: Path, head: Head, *, lora: float | None = None, flat: bool = F
 
 def prepare(folder: Path, base: Path, task: str, *, train: Any = None, val: Any = None, lora: float | None = None,
             flat: bool = False, problem: Any = "single_label_classification", draw: Draw | None = None,
-            eval_metric: str | None = None, loss_type: str | None = None, **options: Any) -> Run:  # fmt: skip
+            eval_metric: str | None = None, loss_type: str | None = None, sharers: int = 1, pooling: Any = "last",
+            **options: Any) -> Run:  # fmt: skip
+    """A trainer of a task; `sharers` processes share each row."""
     folder.mkdir(parents=True, exist_ok=True)
     training = TrainingOptions(**{**PLAIN, **options})
     args = training_arguments(
         training, GeneralOptions(seed=42), output_dir=folder, precision="no", extra={"use_cpu": True}
     )
-    head = Head(task, problem, 3 if task == "seq_cls" else 1, judges=(10, 11), pad_token_id=0)
+    head = Head(task, problem, 3 if task == "seq_cls" else 1, pooling, judges=(10, 11), pad_token_id=0)
+    made = model(base, head, flat=flat or sharers > 1)
+    mesh = share(made, sharers, timedelta(minutes=2)) if sharers > 1 else None
+    tokens = Filled(0, 2 * sharers) if sharers > 1 else Flattened() if flat else Padded(0)
     aim = aim_of(task, problem, draw)
     session = open_session(folder, training, TrackingOptions(report_to=["none"]))
     trainer = RepresentationTrainer(
-        model(base, head, lora=lora, flat=flat), args,
+        adapted(made, head, lora), args,
         Feed(
             stored(task, rows(task, problem=problem), draw) if train is None else train,
-            None if val is None else stored(task, val, draw), TaskBatch(Flattened() if flat else Padded(0), aim), 42,
-            training.train_dataloader_shuffle, training.group_by_length, draw is not None,
+            None if val is None else stored(task, val, draw), TaskBatch(tokens, aim), 42,
+            training.train_dataloader_shuffle, training.group_by_length, draw is not None, mesh,
         ),
         Companions(tiny.tokenizer(), tiny.CHATML),
         Goal(head, objective_of(head, loss_type or LOSSES.get(task)), eval_metric), session.callbacks,

@@ -87,10 +87,10 @@ class Prepared:
         size = self.command.template.sequence_parallel_size
         assert isinstance(self.tokenizer.pad_token_id, int), "load_tokenizer gives every tokenizer a padding token"
         columns = ("channel",) if self.command.training.enable_channel_loss else ()
-        if size > 1:
-            return Filled(self.tokenizer.pad_token_id, 2 * size, columns)
         padded = Padded(self.tokenizer.pad_token_id, self.command.template.padding_side, columns)
         tokens = Flattened(columns) if self.flat or flat_by(self.command) else padded
+        if size > 1:
+            tokens = Filled(self.tokenizer.pad_token_id, 2 * size, columns)
         return tokens if self.head is None else TaskBatch(tokens, self.aim)
 
     @property

@@ -18,6 +18,8 @@ from swift.chat.render import Sample
 
 IGNORED = -100
 """The label of a token that is not learnt."""
+FILLING = "filling"
+"""The mark in `Sample.extra` of a sample that fills up a set and does not count."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ class Filled:
 
     So the row can be cut into equal parts (`--sequence_parallel_size`). The sequence of padding is there in any case:
     batches of as many samples have as many sequences.
+
+    Where some samples fill up the set, the batch says of each whether it does: `filling`, bool [B].
     """
 
     pad_token_id: int
@@ -118,7 +122,9 @@ class Filled:
         samples = [sample for item in items for sample in (item if isinstance(item, list) else [item])]
         missing = self.multiple - sum(len(sample) for sample in samples) % self.multiple
         padding = Sample([self.pad_token_id] * missing, [IGNORED] * missing)
-        return {**Flattened()([*samples, padding]), **_columns(samples, self.columns)}
+        filling = torch.tensor([FILLING in sample.extra for sample in samples])
+        batch = {**Flattened()([*samples, padding]), **_columns(samples, self.columns)}
+        return {**batch, FILLING: filling} if filling.any() else batch
 
 
 def _weights(sample: Sample) -> list[float]:

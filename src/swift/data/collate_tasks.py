@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from swift.chat.render import Sample
-from swift.data.collate import Flattened, Padded
+from swift.data.collate import FILLING, Filled, Flattened, Padded
 from swift.data.tasks import Aim, Classes
 
 Item = Sample | list[Sample] | list[list[Sample]]
@@ -31,17 +31,21 @@ class TaskBatch:
                      float32 [N, C]
         embedding    how alike each document is to its anchor, float32 [D]: of all samples but the first of each row
         rerankers    1 for each document that matches, 0 for others, float32 [N]
+
+    Where some rows fill up the set, `filling` says of each row whether it does, bool [R].
     """
 
-    tokens: Padded | Flattened
+    tokens: Padded | Flattened | Filled
     aim: Aim
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
         """The rows, one behind the other, in their order."""
         rows = [row for item in items for row in self._rows(item)]
         batch = self.tokens([sample for row in rows for sample in row])
+        filling = [FILLING in row[0].extra for row in rows]
         return {
             **batch,
+            **({FILLING: torch.tensor(filling)} if any(filling) else {}),
             "labels": LABELS[self.aim.task](rows, self.aim.classes),
             "group_sizes": torch.tensor([len(row) for row in rows]),
         }

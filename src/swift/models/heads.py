@@ -36,7 +36,8 @@ from swift.core import environment
 from swift.core.errors import ModelError, UsageError
 from swift.losses.representation import Problem
 from swift.models.inner import inner_model
-from swift.models.pooling import Pooling, last_positions, last_positions_flat, pool, pool_flat
+from swift.models.pooling import Pooling, last_positions, last_positions_flat, pool, pool_flat, take
+from swift.parallel.mesh import Mesh
 
 Task = Literal["causal_lm", "seq_cls", "embedding", "reranker", "generative_reranker"]
 
@@ -87,13 +88,17 @@ class Head:
     judges: tuple[int, int] | None = None
     pad_token_id: int | None = None
 
-    def outputs(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
+    def outputs(self, model: nn.Module, inputs: Mapping[str, Any], mesh: Mesh | None = None) -> Tensor:
         """One output per sequence of a batch, in float32: [N, C] of a classifier, [N] of a reranker, [N, E] embeddings.
 
         inputs: a batch of `data/collate.py`, padded or end to end; model: also inside an adapter and DDP.
+        mesh: the processes that share each row, of which this one runs its own part, and all have the outputs. The last
+            sequence of such a row is its padding, which has none.
         """
         fed = {name: value for name, value in inputs.items() if name not in NOT_OF_THE_MODEL}
-        return OUTPUTS[self.task](self, model, fed)
+        if mesh is None:
+            return OUTPUTS[self.task](self, model, fed, None)
+        return OUTPUTS[self.task](self, model, fed, mesh)[:-1]
 
 
 def judging_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
@@ -143,48 +148,67 @@ def head_module(model: nn.Module) -> nn.Module:
 # ------------------------------------------------------------------------------------------------------------- outputs
 
 
-def _embeddings(head: Head, model: nn.Module, fed: dict[str, Any]) -> Tensor:
-    states = model(**fed, use_cache=False).last_hidden_state.float()
+def _embeddings(head: Head, model: nn.Module, fed: dict[str, Any], mesh: Mesh | None) -> Tensor:
+    states = model(**_own(fed, mesh), use_cache=False).last_hidden_state.float()
     if "cu_seq_lens_q" in fed:
-        pooled_NE = pool_flat(states[0], fed["cu_seq_lens_q"], head.pooling)
+        pooled_NE = pool_flat(states[0], fed["cu_seq_lens_q"], head.pooling, mesh)
     else:
         pooled_NE = pool(states, fed["attention_mask"] > 0, head.pooling)
     return functional.normalize(pooled_NE, dim=-1) if head.normalizes else pooled_NE
 
 
-def _logits(head: Head, model: nn.Module, fed: dict[str, Any]) -> Tensor:
+def _logits(head: Head, model: nn.Module, fed: dict[str, Any], mesh: Mesh | None) -> Tensor:
     """The logits of a classifier. Padded rows are pooled by the model itself: by the last token that is no padding
     token, so that a checkpoint means to transformers what it means here; rows end to end by the same rule."""
     if "cu_seq_lens_q" not in fed:
         return model(**fed, use_cache=False).logits.float()
     with _seen(head_module(model)) as seen:
-        model(**fed, use_cache=False)
+        model(**_own(fed, mesh), use_cache=False)
     is_text_S = fed["input_ids"][0] != head.pad_token_id
-    return seen[-1][0, last_positions_flat(is_text_S, fed["cu_seq_lens_q"])].float()
+    return take(seen[-1][0].float(), last_positions_flat(is_text_S, fed["cu_seq_lens_q"]), mesh)
 
 
-def _relevances(head: Head, model: nn.Module, fed: dict[str, Any]) -> Tensor:
-    return _logits(head, model, fed)[:, 0]
+def _relevances(head: Head, model: nn.Module, fed: dict[str, Any], mesh: Mesh | None) -> Tensor:
+    return _logits(head, model, fed, mesh)[:, 0]
 
 
-def _judgements(head: Head, model: nn.Module, fed: dict[str, Any]) -> Tensor:
+def _judgements(head: Head, model: nn.Module, fed: dict[str, Any], mesh: Mesh | None) -> Tensor:
     """`logit(yes) - logit(no)` behind the last token; logits are computed where some sequence ends and nowhere else."""
     assert head.judges is not None, "the tokens of a generative reranker are known before it is run"
+    if mesh is not None:
+        return _judgements_of_parts(head.judges, model, fed, mesh)
     if "cu_seq_lens_q" in fed:
         rows_N, ends_N = torch.zeros_like(fed["cu_seq_lens_q"][1:]).long(), fed["cu_seq_lens_q"][1:].long() - 1
     else:
         ends_N = last_positions(fed["attention_mask"] > 0)
         rows_N = torch.arange(len(ends_N), device=ends_N.device)
     columns, where_N = ends_N.unique(return_inverse=True)
-    if "logits_to_keep" in inspect.signature(_innermost(model)).parameters:
-        logits_BKV = model(**fed, use_cache=False, logits_to_keep=columns).logits
-    else:
-        logits_BKV = model(**fed, use_cache=False).logits[:, columns]
-    ends_NV = logits_BKV[rows_N, where_N].float()
+    ends_NV = _columns_of_logits(model, fed, columns)[rows_N, where_N].float()
     return ends_NV[:, head.judges[0]] - ends_NV[:, head.judges[1]]
 
 
-OUTPUTS: dict[Task, Callable[[Head, nn.Module, dict[str, Any]], Tensor]] = {
+def _judgements_of_parts(judges: tuple[int, int], model: nn.Module, fed: dict[str, Any], mesh: Mesh) -> Tensor:
+    """As `_judgements`, each end by the process that holds it."""
+    ends_N = fed["cu_seq_lens_q"][1:].long() - 1
+    own = mesh.own(fed["input_ids"].shape[1]).to(ends_N.device)
+    columns = torch.isin(own, ends_N).nonzero().squeeze(-1)
+    logits_KV = _columns_of_logits(model, mesh.fed(fed), columns)[0].float()
+    judged_T = logits_KV.new_zeros(len(own)).index_put((columns,), logits_KV[:, judges[0]] - logits_KV[:, judges[1]])
+    return take(judged_T, ends_N, mesh)
+
+
+def _columns_of_logits(model: nn.Module, fed: dict[str, Any], columns_K: Tensor) -> Tensor:
+    """The logits of some columns, [B, K, V]; others are not made where the model allows."""
+    if "logits_to_keep" in inspect.signature(_innermost(model)).parameters:
+        return model(**fed, use_cache=False, logits_to_keep=columns_K).logits
+    return model(**fed, use_cache=False).logits[:, columns_K]
+
+
+def _own(fed: dict[str, Any], mesh: Mesh | None) -> dict[str, Any]:
+    return fed if mesh is None else mesh.fed(fed)
+
+
+OUTPUTS: dict[Task, Callable[[Head, nn.Module, dict[str, Any], Mesh | None], Tensor]] = {
     "seq_cls": _logits,
     "reranker": _relevances,
     "generative_reranker": _judgements,

@@ -11,6 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from swift.parallel.exchange import summed, values_at
+from swift.parallel.mesh import Mesh
+
 Pooling = Literal["last", "first", "mean"]
 
 
@@ -40,16 +43,26 @@ def pool(states_BTE: Tensor, is_valid_BT: Tensor, how: Pooling) -> Tensor:
     return PADDED[how](states_BTE, is_valid_BT)
 
 
-def pool_flat(states_SE: Tensor, borders: Tensor, how: Pooling) -> Tensor:
-    """One vector for each sequence of a row, [N, E]; `borders` as in `last_positions_flat`."""
+def pool_flat(states_SE: Tensor, borders: Tensor, how: Pooling, mesh: Mesh | None = None) -> Tensor:
+    """One vector for each sequence of a row, [N, E]; `borders` as in `last_positions_flat`.
+
+    mesh: the processes that share the row; the states are then those of the tokens that this one holds.
+    """
     if how == "last":
-        return states_SE[borders[1:].long() - 1]
+        return take(states_SE, borders[1:].long() - 1, mesh)
     if how == "first":
-        return states_SE[borders[:-1].long()]
+        return take(states_SE, borders[:-1].long(), mesh)
     lengths = borders.diff().long()
     sequence_S = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+    if mesh is not None:
+        sequence_S = sequence_S[mesh.own(len(sequence_S)).to(sequence_S.device)]
     sums_NE = states_SE.new_zeros(len(lengths), states_SE.shape[1]).index_add(0, sequence_S, states_SE)
-    return sums_NE / lengths[:, None]
+    return (sums_NE if mesh is None else summed(sums_NE, mesh.group)) / lengths[:, None]
+
+
+def take(values_SX: Tensor, places_N: Tensor, mesh: Mesh | None) -> Tensor:
+    """The values of some tokens of a row, by their places in it, [N, ...]; `mesh` as in `pool_flat`."""
+    return values_SX[places_N] if mesh is None else values_at(values_SX, places_N, mesh)
 
 
 def _last(states_BTE: Tensor, is_valid_BT: Tensor) -> Tensor:

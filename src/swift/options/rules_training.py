@@ -269,14 +269,11 @@ def a_shared_row_is_flat(case: Case) -> Words | None:
     """What looks at a whole row, or at one side of it, does not work on its parts."""
     if (case["sequence_parallel_size"] or 1) < 2:
         return None
+    writes = case["task_type"] in {None, "causal_lm"}
     refused = {
         "--padding_side left": case["padding_side"] == "left",
-        f"--neftune_noise_alpha {case['neftune_noise_alpha']}": bool(case["neftune_noise_alpha"]),
-        f"--task_type {case['task_type']}": case["task_type"] not in {None, "causal_lm"},
-        f"--loss_type {case['loss_type']}": bool(case["loss_type"]),
-        f"--router_aux_loss_coef {case['router_aux_loss_coef']}": bool(case["router_aux_loss_coef"]),
         "--predict_with_generate true": bool(case["predict_with_generate"]),
-        f"--eval_metric {case['eval_metric']}": case.asks("eval_metric"),
+        f"--eval_metric {case['eval_metric']}": writes and case.asks("eval_metric"),
         "--eval_use_evalscope true": bool(case["eval_use_evalscope"]),
         f"--tuner_type {case['tuner_type']}": case["tuner_type"] in {"longlora", "reft"},
         "--init_weights lora-ga": case["init_weights"] == "lora-ga",

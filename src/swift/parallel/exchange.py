@@ -1,4 +1,8 @@
-"""This file knows how tensors travel between the processes that share a row, and how their gradients travel back."""
+"""This file knows how tensors travel between the processes that share a row, and how their gradients travel back.
+
+What all of them end up with, each of them computes a loss from. A gradient here is that of the sum of these losses, and
+the mean over processes is taken of it, as of the gradients of weights.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 from torch.distributed import ProcessGroup
+
+from swift.parallel.mesh import Mesh
 
 
 class _AllToAll(Function):
@@ -43,6 +49,67 @@ def heads_for_tokens(states_BHTD: Tensor, group: ProcessGroup) -> Tensor:
 def tokens_for_heads(states_BTHD: Tensor, group: ProcessGroup) -> Tensor:
     """The way back of what attention returns: [B, T U, H / U, D] -> [B, T, H, D]."""
     return _AllToAll.apply(states_BTHD, 1, 2, group)
+
+
+class _Sum(Function):
+    """What the processes of a group have, added up; each of them has the sum."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, group: ProcessGroup) -> Tensor:  # type: ignore[override]  # torch says *args
+        ctx.group = group
+        return _summed(own, group)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # torch says *args
+        return _summed(gradient, ctx.group), None
+
+
+def _summed(own: Tensor, group: ProcessGroup) -> Tensor:
+    total = own.contiguous().clone()
+    dist.all_reduce(total, group=group)
+    return total
+
+
+class _Join(Function):
+    """The values of all tokens of a row, from those of the tokens of each process."""
+
+    @staticmethod
+    def forward(ctx: Any, own_TX: Tensor, mesh: Mesh) -> Tensor:  # type: ignore[override]  # torch says *args
+        ctx.mesh = mesh
+        pieces = [torch.empty_like(own_TX) for _ in range(mesh.shape.size)]
+        dist.all_gather(pieces, own_TX.contiguous(), group=mesh.group)
+        by_process = torch.cat(pieces)
+        return by_process[mesh.order(len(by_process)).argsort().to(own_TX.device)]
+
+    @staticmethod
+    def backward(ctx: Any, gradient_TX: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # torch says *args
+        mesh: Mesh = ctx.mesh
+        sent = gradient_TX[mesh.order(len(gradient_TX)).to(gradient_TX.device)].contiguous()
+        received = torch.empty_like(sent)
+        dist.all_to_all_single(received, sent, group=mesh.group)
+        return torch.stack(received.chunk(mesh.shape.size)).sum(0), None
+
+
+def summed(own: Tensor, group: ProcessGroup) -> Tensor:
+    """The sum of what the processes of a group have, on each of them."""
+    return _Sum.apply(own, group)
+
+
+def joined(own_TX: Tensor, mesh: Mesh) -> Tensor:
+    """Values of the tokens that this process holds, [T / P, ...] -> those of the whole row in its order, [T, ...]."""
+    return _Join.apply(own_TX, mesh)
+
+
+def values_at(own_TX: Tensor, places_N: Tensor, mesh: Mesh) -> Tensor:
+    """The values of some tokens of a row, by their places in it: [N, ...], on each process that shares it.
+
+    own_TX: those of the tokens that this process holds, [T / P, ...].
+    """
+    own = mesh.own(len(own_TX) * mesh.shape.size).to(own_TX.device)
+    where_NT = places_N[:, None] == own
+    chosen, taken = where_NT.nonzero(as_tuple=True)
+    found_NX = own_TX.new_zeros(len(places_N), *own_TX.shape[1:]).index_put((chosen,), own_TX[taken])
+    return summed(found_NX, mesh.group)
 
 
 def passed_on(tensors: list[Tensor], group: ProcessGroup) -> list[Tensor]:

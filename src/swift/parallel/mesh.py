@@ -11,14 +11,19 @@ nothing. The processes of a training are numbered so that neighbours share a row
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup, new_group
 
 from swift.core.errors import UsageError
+
+OF_TOKENS = ("input_ids", "position_ids")
+"""What a model is fed with, one value per token."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class Mesh:
 
     @property
     def place_in_ulysses(self) -> int:
-        """Which share of that part this process holds outside attention."""
+        """Which share of the heads is computed here, and which share of that part is held outside attention."""
         return self.rank % self.shape.ulysses
 
     def part(self, place_in_ring: int, length: int) -> Tensor:
@@ -92,7 +97,19 @@ class Mesh:
 
     def own(self, length: int) -> Tensor:
         """The tokens that this process holds outside attention, `length / P` of them."""
-        return self.part(self.place_in_ring, length).chunk(self.shape.ulysses)[self.place_in_ulysses]
+        return self.order(length).chunk(self.shape.size)[self.rank % self.shape.size]
+
+    def order(self, length: int) -> Tensor:
+        """The tokens of a row, those of each process behind those of the one before."""
+        return torch.cat([self.part(place, length) for place in range(self.shape.ring)])
+
+    def own_part(self, by_token: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of values for each token of a row, [1, T] each, those of the tokens that this process holds: [1, T / P]."""
+        return {name: values[:, self.own(values.shape[1]).to(values.device)] for name, values in by_token.items()}
+
+    def fed(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """What the model is fed with here of what it is fed with for the whole row; borders stay those of the row."""
+        return {**row, **self.own_part({name: row[name] for name in OF_TOKENS})}
 
 
 def make_mesh(shape: Shape, rank: int, world_size: int, timeout: timedelta) -> Mesh:

@@ -120,7 +120,7 @@ def _alone(model: PreTrainedModel) -> Tensor:
     """The logits of the watched sequence in a row of its own, which is no packed row: nothing but its tokens."""
     watched = torch.tensor([trial_sequences(model)[2]], device=embeddings(model).device)
     with evaluating(model):
-        return _states(model, input_ids=watched)[0]
+        return states_of(model, input_ids=watched)[0]
 
 
 def _run(model: PreTrainedModel, sequences: list[list[int]]) -> tuple[Tensor, bool]:
@@ -142,7 +142,7 @@ def _run(model: PreTrainedModel, sequences: list[list[int]]) -> tuple[Tensor, bo
     hook = model.get_input_embeddings().register_forward_hook(watch)
     try:
         with evaluating(model):
-            logits = _states(model, **fed)[0, -SECOND:]
+            logits = states_of(model, **fed)[0, -SECOND:]
     finally:
         hook.remove()
     gradients = torch.autograd.grad(logits.float().square().sum(), embedded)
@@ -150,7 +150,7 @@ def _run(model: PreTrainedModel, sequences: list[list[int]]) -> tuple[Tensor, bo
     return logits.detach(), reads
 
 
-def _states(model: PreTrainedModel, **fed: Any) -> Tensor:
+def states_of(model: PreTrainedModel, **fed: Any) -> Tensor:
     """What the model says of every token, [B, T, ...]: its logits, or the states below a head that looks at one."""
     if model.get_output_embeddings() is not None:
         return model(**fed, use_cache=False).logits

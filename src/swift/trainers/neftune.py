@@ -13,16 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from swift.models.inner import inner_model
+from swift.parallel.mesh import Mesh
 
 
 @contextmanager
-def noise_on_embeddings(model: nn.Module, inputs: Mapping[str, Any], alpha: float) -> Iterator[None]:
+def noise_on_embeddings(model: nn.Module, inputs: Mapping[str, Any], alpha: float,
+                        mesh: Mesh | None = None) -> Iterator[None]:  # fmt: skip
     """Meanwhile the embeddings of this batch are disturbed by `alpha / sqrt(L D)` times noise between -1 and 1.
 
     L is the length of the sequence that a token belongs to (NEFTune, arXiv 2310.05914, algorithm 1), and not that of a
     padded or packed row: how rows become batches does not change how strong the noise is.
+    mesh: the processes that share a row, of which each disturbs the tokens it holds.
     """
     lengths_BT = lengths_of(inputs)
+    if mesh is not None:
+        lengths_BT = mesh.own_part({"lengths": lengths_BT})["lengths"]
 
     def disturb(_layer: nn.Module, _inputs: Any, embedded_BTD: Tensor) -> Tensor:
         strength_BT = alpha / (lengths_BT.to(embedded_BTD.device) * embedded_BTD.shape[-1]).sqrt()

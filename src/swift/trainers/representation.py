@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, TrainerCallback
 from typing_extensions import override
 
+from swift.data.collate import FILLING
 from swift.losses.supervised import IGNORED
 from swift.models.heads import Head
 from swift.models.sentence import describe
@@ -66,18 +67,20 @@ class RepresentationTrainer(SwiftTrainer):
         Where rows are candidates of each other, those of all processes are, and every process computes the losses of
         all rows, with the gradient of its own. The gradients of all processes together are then those of the whole, and
         because their mean is taken, each is multiplied by the number of processes.
+
+        Processes that share rows have the outputs of all of these, and count as one.
         """
         outputs = self.outputs(model, inputs)
         count = num_items_in_batch if num_items_in_batch is not None else self.num_items(inputs)
-        processes = self.accelerator.num_processes
-        if self.objective.sees_other_rows and processes > 1 and model.training:
-            total = count if self.args.average_tokens_across_devices else count * processes
+        readers = self.accelerator.num_processes if self.mesh is None else self.mesh.rows
+        if self.objective.sees_other_rows and readers > 1 and model.training:
+            total = count if self.args.average_tokens_across_devices else count * readers
             value = self.objective.losses(self._of_all(outputs)).sum() / total
-            loss = value + (processes - 1) * (value - value.detach())
+            loss = value + (readers - 1) * (value - value.detach())
         else:
             loss = self.objective.losses(outputs).sum() / count
             if self.args.average_tokens_across_devices:
-                loss = loss * processes
+                loss = loss * readers
         if model.training:
             loss = loss + penalty(self.model, self.current_gradient_accumulation_steps)  # type: ignore[arg-type]  # a trainer has a model
         if model.training and self.objective.right is not None:
@@ -86,14 +89,22 @@ class RepresentationTrainer(SwiftTrainer):
 
     def outputs(self, model: nn.Module, inputs: Mapping[str, Any]) -> Outputs:
         """What the model puts out for a batch."""
-        return Outputs(self.head.outputs(model, inputs), inputs["labels"], tuple(inputs["group_sizes"].tolist()))
+        fed = {name: value for name, value in inputs.items() if name != FILLING}
+        values = self.head.outputs(model, fed, self.mesh)
+        return Outputs(values, inputs["labels"], tuple(inputs["group_sizes"].tolist()))
 
     def _of_all(self, own: Outputs) -> Outputs:
-        """The outputs of all processes in the order of their ranks; those of others carry no gradient."""
-        sizes = self._gathered(torch.tensor(own.sizes, device=own.values.device))
-        values = self._gathered(own.values.detach())
-        values[self.accelerator.process_index] = own.values
-        labels = self._gathered(own.labels)
+        """The outputs of all processes in the order of their ranks; those of others carry no gradient.
+
+        Of processes that share rows, the first one's are taken.
+        """
+        place, step = (
+            (self.accelerator.process_index, 1) if self.mesh is None else (self.mesh.row, self.mesh.shape.size)
+        )
+        sizes = self._gathered(torch.tensor(own.sizes, device=own.values.device))[::step]
+        values = self._gathered(own.values.detach())[::step]
+        values[place] = own.values
+        labels = self._gathered(own.labels)[::step]
         return Outputs(torch.cat(values), torch.cat(labels), tuple(torch.cat(sizes).tolist()))
 
     def _gathered(self, own: Tensor) -> list[Tensor]:
@@ -110,32 +121,48 @@ class RepresentationTrainer(SwiftTrainer):
                         ignore_keys: list[str] | None = None) -> Any:  # fmt: skip
         """Row by row, so that rows which were repeated to fill a batch can be taken away again.
 
-        Outputs [R, C] of a classifier, [R, K] of a reranker, [R, K, E] embeddings, with the sum of the losses of each row
-        and what it is a mean over, [R, 2]; and the labels, [R], [R, C], or [R, K]. -100 stands where a row has no more.
+        Outputs [R, C] of a classifier, [R, K] of a reranker, [R, K, E] embeddings, with the sum of the losses of each row,
+        what it is a mean over, and whether the row counts here, [R, 3]; and the labels, [R], [R, C], or [R, K]. -100
+        stands where a row has no more.
         """
         with torch.no_grad(), self.compute_loss_context_manager():
-            outputs = self.outputs(model, self._prepare_inputs(inputs))
-            losses = self.objective.losses(outputs).float()
-        sums_R2 = losses.new_zeros(len(outputs.sizes), 2)
-        if self.objective.owners is None:  # a loss of the batch as a whole: that of each of its rows
-            sums_R2[:, 0], sums_R2[:, 1] = losses.sum(), 1
-        else:
-            owners = torch.tensor(self.objective.owners(outputs), dtype=torch.int64, device=losses.device)
-            sums_R2.index_add_(0, owners, torch.stack([losses, torch.ones_like(losses)], dim=1))
+            inputs = self._prepare_inputs(inputs)
+            outputs = self.outputs(model, inputs)
+            sums_R3 = self._sums(outputs, len(outputs.sizes) - int(inputs[FILLING].sum() if FILLING in inputs else 0))
         values = outputs.values
         if self.plugin is not None:
             values = self.plugin.preprocess_logits_for_metrics(values, outputs.labels)
         if self.head.task == "seq_cls":
-            return None, (values, sums_R2), outputs.labels
-        offset = 1 if self.head.task == "embedding" else 0
-        label_sizes = [size - offset for size in outputs.sizes]
-        return None, (_by_row(values, outputs.sizes), sums_R2), _by_row(outputs.labels, label_sizes)
+            return None, (values, sums_R3), outputs.labels
+        label_sizes = [_labels_of(size, self.head) for size in outputs.sizes]
+        return None, (_by_row(values, outputs.sizes), sums_R3), _by_row(outputs.labels, label_sizes)
+
+    def _sums(self, outputs: Outputs, real: int) -> Tensor:
+        """Of each row of a batch the sum of its losses, what that is a mean over, and whether it counts, [R, 3].
+
+        real: how many rows count; those behind them fill up the set. Of processes that share rows, one counts them.
+        """
+        sums_R3 = outputs.values.new_zeros(len(outputs.sizes), 3)
+        if real == 0:
+            return sums_R3
+        sizes = outputs.sizes[:real]
+        known = sum(_labels_of(size, self.head) for size in sizes)
+        counted = Outputs(outputs.values[: sum(sizes)], outputs.labels[:known], sizes)
+        losses = self.objective.losses(counted).float()
+        if self.objective.owners is None:  # a loss of the batch as a whole: that of each of its rows
+            sums_R3[:real, 0], sums_R3[:real, 1] = losses.sum(), 1
+        else:
+            owners = torch.tensor(self.objective.owners(counted), dtype=torch.int64, device=losses.device)
+            sums_R3[:, :2].index_add_(0, owners, torch.stack([losses, torch.ones_like(losses)], dim=1))
+        sums_R3[:real, 2] = float(self.mesh is None or self.mesh.leads)
+        return sums_R3
 
     def metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """The loss over the whole validation set, accuracy, and what the metric reports."""
-        values, sums_R2 = (torch.as_tensor(each, dtype=torch.float64) for each in prediction.predictions)
-        outputs = _flat(values, torch.as_tensor(prediction.label_ids), self.head)
-        found = {"loss": float(sums_R2[:, 0].sum() / sums_R2[:, 1].sum().clamp(min=1))}
+        values, sums_R3 = (torch.as_tensor(each, dtype=torch.float64) for each in prediction.predictions)
+        counts_R = sums_R3[:, 2] > 0
+        outputs = _flat(values[counts_R], torch.as_tensor(prediction.label_ids)[counts_R], self.head)
+        found = {"loss": float(sums_R3[counts_R, 0].sum() / sums_R3[counts_R, 1].sum().clamp(min=1))}
         if self.plugin is not None:
             asked = EvalPrediction(outputs.values.numpy(), outputs.labels.numpy())
             return {**found, **self.plugin.compute_metrics(asked)}
@@ -153,6 +180,11 @@ class RepresentationTrainer(SwiftTrainer):
         if self.head.task == "embedding" and self.args.should_save:
             folder = Path(output_dir or self.args.output_dir or ".")
             describe(folder, self.head, self.model.config)  # type: ignore[union-attr,arg-type]  # an adapter passes it on
+
+
+def _labels_of(size: int, head: Head) -> int:
+    """How many labels a row of so many sequences has: an anchor has none, only its documents."""
+    return size - 1 if head.task == "embedding" else size
 
 
 def _by_row(values: Tensor, sizes: list[int] | tuple[int, ...]) -> Tensor:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from swift.core.errors import ModelError, UsageError
 from swift.core.logs import get_logger
+from swift.data.collate import FILLING
+from swift.losses.experts import Routing, imbalance, routing
 from swift.losses.objective import Objective
 from swift.losses.projection import Projection, identity
 from swift.losses.reduce import sequence_of_packed
@@ -23,10 +25,11 @@ from swift.models.evaluating import evaluating
 from swift.models.inner import inner_model
 from swift.models.output_layer import PROBE, instead_of_logits, output_layer, projection
 from swift.models.stand_in import is_here, stand_in
+from swift.parallel.exchange import summed
 from swift.parallel.mesh import Mesh
-from swift.trainers.sharing import OF_TOKENS, own_learnt, own_part
+from swift.trainers.sharing import own_learnt
 
-NOT_OF_THE_MODEL = ("labels", "loss_weights", "channel")
+NOT_OF_THE_MODEL = ("labels", "loss_weights", "channel", FILLING)
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Way:
     keeps_few: else, the model is told to make logits for some columns only.
     router: the model is asked how its experts were chosen, for the loss that balances them.
     mesh: the processes that share each row, of which this one runs its own part.
+    per_token: to how many experts a token is sent, where the loss that balances them is made from parts of a row.
     """
 
     projection: Projection | None
@@ -44,15 +48,19 @@ class Way:
     keeps_few: bool
     router: bool = False
     mesh: Mesh | None = None
+    per_token: int | None = None
 
     def run(self, model: nn.Module, inputs: Mapping[str, Any], objective: Objective) -> tuple[Scores, Any]:
         """The scores of a batch, and what the model returned. There is no cache: with one, packed sequences would see
         each other."""
         tokens = learnt(inputs["labels"], inputs.get("loss_weights"), *sequences(inputs))
-        fed = self.fed(inputs)
         if self.mesh is not None:
             tokens = own_learnt(self.mesh, tokens)
-            fed |= own_part(self.mesh, {name: fed[name] for name in OF_TOKENS})
+        scores, outputs = self._run(model, self.fed(inputs), tokens, objective)
+        self.balance(outputs, inputs)
+        return scores, outputs
+
+    def _run(self, model: nn.Module, fed: dict[str, Any], tokens: Learnt, objective: Objective) -> tuple[Scores, Any]:
         if self.projection is None or self.layer is None:
             return self._score_logits(model, fed, tokens, objective)
         way, layer = self.projection, self.layer
@@ -64,11 +72,21 @@ class Way:
         return instead_of_logits(model, layer, fed, take)
 
     def fed(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """What of a batch the model is given."""
+        """What of a batch the model is given, on this process."""
         fed = {name: value for name, value in inputs.items() if name not in NOT_OF_THE_MODEL}
         if self.router:
             fed["output_router_logits"] = True
-        return {**fed, "use_cache": False}
+        return {**(fed if self.mesh is None else self.mesh.fed(fed)), "use_cache": False}
+
+    def balance(self, outputs: Any, inputs: Mapping[str, Any]) -> None:
+        """Make the loss that balances experts that of the whole row, where processes share it; of its text alone."""
+        if self.mesh is None or self.per_token is None:
+            return
+        own = self.mesh.own(inputs["input_ids"].shape[1]).to(inputs["cu_seq_lens_q"].device)
+        sent = routing(outputs.router_logits, self.per_token, own < inputs["cu_seq_lens_q"][-2])
+        counts = summed(torch.stack([sent.chosen, sent.tokens.expand_as(sent.chosen)]), self.mesh.group)
+        chances = summed(sent.chances, self.mesh.group)
+        outputs["aux_loss"] = imbalance(Routing(counts[0], chances, counts[1, 0]))
 
     def _score_logits(
         self, model: nn.Module, fed: dict[str, Any], tokens: Learnt, objective: Objective
@@ -85,17 +103,19 @@ class Way:
         return score(logits_NV, identity(logits_NV.shape[-1]), there, objective), outputs
 
 
-def choose_way(model: nn.Module, use_logits_to_keep: bool | None, *, router: bool, divided: bool = False) -> Way:
+def choose_way(model: nn.Module, use_logits_to_keep: bool | None, *, router: bool, divided: bool = False,
+               mesh: Mesh | None = None) -> Way:  # fmt: skip
     """As `--use_logits_to_keep` says: all logits with false, otherwise those of learnt tokens, where the model allows.
 
     divided: the weights of the output layer are divided over processes, and gathered for its own forward pass alone.
+    mesh: the processes that share each row.
 
     Raises UsageError when it was asked for and the model does not; ModelError when experts are to be balanced and the
-    model has none, or does not say how it chooses them.
+    model has none, does not say how it chooses them, or balances them by a loss that cannot be made from parts of a row.
     """
-    if router:
-        _check_router(model)
-    every = Way(None, None, keeps_few=False, router=router)
+    tried = _tried_router(model) if router else None
+    per_token = None if tried is None or mesh is None else _experts_per_token(tried)
+    every = Way(None, None, keeps_few=False, router=router, mesh=mesh, per_token=per_token)
     if use_logits_to_keep is False:
         return every
     way, layer = None if divided else projection(model), output_layer(model)
@@ -126,18 +146,35 @@ def _innermost(model: nn.Module) -> Callable[..., Any]:
 
 
 @torch.no_grad()
-def _check_router(model: nn.Module) -> None:
-    """Raise ModelError unless the model returns a loss that balances its experts, tried on a few tokens."""
-    takes = "output_router_logits" in inspect.signature(_innermost(model)).parameters
-    if takes:
+def _tried_router(model: nn.Module) -> Any:
+    """What the model returns for a few tokens, with the loss that balances its experts; ModelError when it has none."""
+    outputs: Any = {}
+    if "output_router_logits" in inspect.signature(_innermost(model)).parameters:
         inner = inner_model(model)
         tried = inner if is_here(inner) else stand_in(inner)
         ids = torch.tensor([PROBE], device=next(tried.parameters()).device)
         with evaluating(tried):
             outputs = tried(input_ids=ids, use_cache=False, output_router_logits=True)
-        takes = isinstance(outputs.get("aux_loss"), Tensor)
-    if not takes:
+    if not isinstance(outputs.get("aux_loss"), Tensor):
         raise ModelError(
             f"--router_aux_loss_coef has no effect on {type(inner_model(model)).__name__}: it has no experts, or "
             f"no loss that balances them. Drop the flag."
         )
+    return outputs
+
+
+def _experts_per_token(outputs: Any) -> int:
+    """The number of experts to which a token is sent, with which our loss that balances them is the model's.
+
+    Raises ModelError when there is none.
+    """
+    logits, expected = outputs.router_logits, outputs.aux_loss.float()
+    for count in range(1, logits[0].shape[-1] + 1):
+        found = imbalance(routing(logits, count)).to(expected.device)
+        if torch.isclose(found, expected, rtol=1e-3, atol=0):
+            return count
+    raise ModelError(
+        "--router_aux_loss_coef does not work with --sequence_parallel_size here: the loss by which this model balances "
+        "its experts is not the product of shares and mean probabilities, so it cannot be made from parts of a row. Drop "
+        "one of them."
+    )

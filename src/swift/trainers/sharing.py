@@ -20,7 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from swift.chat.render import Sample
 from swift.core.errors import ModelError, RunError
 from swift.core.logs import get_logger
-from swift.data.collate import IGNORED, Filled
+from swift.data.collate import FILLING, IGNORED, Filled
 from swift.losses.supervised import Learnt
 from swift.models.evaluating import evaluating
 from swift.models.flash import FLASH, FlashAttention
@@ -28,13 +28,11 @@ from swift.models.stand_in import is_here, stand_in
 from swift.models.varlen import VARLEN, attend_by_sequence
 from swift.parallel.attention import Attention, SharedAttention
 from swift.parallel.mesh import Mesh, make_mesh, shape_for
-from swift.trainers.isolation import NOT_OF_THE_MODEL, distance, embeddings, tolerance_of, trial_sequences
+from swift.trainers.isolation import NOT_OF_THE_MODEL, distance, embeddings, states_of, tolerance_of, trial_sequences
 
 COUNTED = "swift_counted"
 SHARED = "swift_shared"
 """Names under which transformers finds the attention of a trial, and that of a row that is shared."""
-OF_TOKENS = ("input_ids", "position_ids")
-"""What a model is fed with, one value per token."""
 
 
 def share(model: PreTrainedModel, size: int, timeout: timedelta) -> Mesh:
@@ -71,7 +69,7 @@ def share(model: PreTrainedModel, size: int, timeout: timedelta) -> Mesh:
 
 
 class Evened(Dataset[Any]):
-    """A set of samples, filled up to a multiple with samples of one token that nobody learns.
+    """A set of rows, filled up to a multiple with some whose samples have one token that nobody learns, and a mark.
 
     So every process evaluates as many batches as any other, and no row counts twice.
     """
@@ -79,13 +77,18 @@ class Evened(Dataset[Any]):
     def __init__(self, samples: Any, multiple: int) -> None:
         self.samples = samples
         self.length = math.ceil(len(samples) / multiple) * multiple
-        self.filling = Sample([0], [IGNORED], extra=samples[0].extra)
+        first = samples[0]
+        self.filling = [_filling(sample) for sample in first] if isinstance(first, list) else _filling(first)
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> Any:
         return self.samples[index] if index < len(self.samples) else self.filling
+
+
+def _filling(sample: Sample) -> Sample:
+    return Sample([0], [IGNORED], extra={**sample.extra, FILLING: True})
 
 
 def _inner(name: str | None, model_type: str) -> Attention:
@@ -132,18 +135,9 @@ def _row(model: PreTrainedModel, multiple: int) -> dict[str, Any]:
 
 @torch.no_grad()
 def _run(model: PreTrainedModel, row: dict[str, Any], mesh: Mesh | None) -> Tensor:
-    """The logits of the row, or of those tokens that this process holds."""
-    if mesh is not None:
-        row = {**row, **own_part(mesh, {name: row[name] for name in OF_TOKENS})}
+    """What the model says of the tokens of the row, or of those that this process holds."""
     with evaluating(model):
-        return model(**row, use_cache=False).logits[0]
-
-
-def own_part(mesh: Mesh, by_token: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Of values for each token of a row, [1, T] each, those of the tokens that this process holds: [1, T / P]."""
-    return {
-        name: values_1T[:, mesh.own(values_1T.shape[1]).to(values_1T.device)] for name, values_1T in by_token.items()
-    }
+        return states_of(model, **(row if mesh is None else mesh.fed(row)))[0]
 
 
 def own_learnt(mesh: Mesh, tokens: Learnt) -> Learnt:

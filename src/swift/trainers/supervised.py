@@ -59,8 +59,7 @@ class SupervisedTrainer(SwiftTrainer):
         # a loss or a metric of one's own sees every logit
         few = False if self.custom or self.plugin else options.use_logits_to_keep
         divided = self.is_fsdp_enabled or not is_here(model)
-        way = choose_way(model, few, router=self.aux_coef > 0, divided=divided)
-        self.way = replace(way, mesh=self.mesh)
+        self.way = choose_way(model, few, router=self.aux_coef > 0, divided=divided, mesh=self.mesh)
 
     def _reported(self) -> tuple[str, ...] | None:
         """The metrics of evaluation that are known beforehand; None when only a plugin knows."""
@@ -82,22 +81,26 @@ class SupervisedTrainer(SwiftTrainer):
 
         When tokens are averaged over processes, the count is that of all of them: times their number, because their
         gradients are averaged. Processes that share a row count its tokens, and each sums its own part: the same without
-        averaging, by the number of these. The loss that balances experts counts by the learnt tokens of its batch.
+        averaging, by the number of these. The loss that balances experts counts by the learnt tokens of its batch. It and
+        a loss of one's own are those of a whole row on each process that shares it.
         """
         noisy = self.noise > 0 and model.training
         inner = self.accelerator.unwrap_model(model) if noisy else model
-        with noise_on_embeddings(inner, inputs, self.noise) if noisy else nullcontext():
+        with noise_on_embeddings(inner, inputs, self.noise, self.mesh) if noisy else nullcontext():
             loss, scores, outputs = self.losses(model, inputs, num_items_in_batch)
         sharers = 1 if self.mesh is None else self.mesh.shape.size
         processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else sharers
-        if self.custom is None or self.custom.divides:
+        if self.custom is None:
             loss = loss * processes
+        elif self.custom.divides:
+            loss = loss * (processes / sharers)
         if self.aux_coef > 0:
-            share = 1 if num_items_in_batch is None else processes * scores.tokens.sum() / num_items_in_batch
+            tokens = scores.tokens.sum()
+            share = 1 if num_items_in_batch is None else processes / sharers * tokens / num_items_in_batch
             loss = loss + self.aux_coef * share * outputs.aux_loss.to(loss.device)
         if model.training:
             loss = loss + penalty(self.model, self.current_gradient_accumulation_steps)  # type: ignore[arg-type]  # a trainer has a model
-            self._note(self.whole(scores), outputs, inputs)
+            self._note(scores, outputs, inputs)
         return (loss, scores) if return_outputs else loss
 
     def _note(self, scores: Scores, outputs: Any, inputs: dict[str, Any]) -> None:
@@ -113,11 +116,16 @@ class SupervisedTrainer(SwiftTrainer):
 
     def losses(self, model: nn.Module, inputs: dict[str, Any],
                num_items_in_batch: Tensor | int | None) -> tuple[Tensor, Scores, Any]:  # fmt: skip
-        """The loss of a batch as a part of that of its step, or of the batch alone; its scores; the model's outputs."""
+        """The loss of a batch as a part of that of its step, or of the batch alone; its scores; the model's outputs.
+
+        Of a row that is shared, scores are those of the whole row, and the loss is that of the tokens that are held here,
+        or one of the user's own of the whole row.
+        """
         if self.custom:
             batches = self.current_gradient_accumulation_steps if model.training else 1
             return self.custom.run(model, inputs, self.way, num_items_in_batch, batches)
         scores, outputs = self.way.run(model, inputs, self.objective)
+        scores = self.whole(scores)
         count = num_items_in_batch if num_items_in_batch is not None else scores.tokens.sum().clamp(min=1)
         return scores.total / count, scores, outputs
 
@@ -155,7 +163,6 @@ class SupervisedTrainer(SwiftTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             inputs = self._prepare_inputs(inputs)
             _, scores, outputs = self.losses(model, inputs, None)
-            scores = self.whole(scores)
         sums = torch.stack([scores.loss, scores.tokens, scores.correct], dim=1)
         if self.channels:
             sums = torch.cat([sums, self.channels.marks(inputs[COLUMN], sums)], dim=1)
