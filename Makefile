@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM := false
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm lint docs format check
+.PHONY: help demo test test-vllm test-engines lint docs format check
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ test: .venv/dev .venv-extras/ready  ## run all tests
 test-vllm: .venv-vllm/ready  ## run the tests that need vLLM, on the CPU: several minutes
 	VLLM_CPU_KVCACHE_SPACE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 \
 		.venv-vllm/bin/pytest -m vllm $(ARGS) tests/engines tests/commands/test_deploy_vllm.py tests/commands/test_infer_vllm.py
+
+test-engines: .venv-engines/ready  ## run the tests that need SGLang or LMDeploy; without a GPU, those of their words
+	.venv-engines/bin/pytest -m "sglang or lmdeploy" $(ARGS) tests/engines tests/commands/test_hosted_engines.py
 
 lint: .venv/dev  ## style, types, and which package may import which
 	$(BIN)/ruff check .
@@ -81,4 +84,17 @@ check: lint docs test  ## all that must hold before a change is merged
 	.venv-vllm/bin/$(PIP) --no-deps transformers==5.23.0
 	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --editable . hypothesis pytest pytest-timeout
 	.venv-vllm/bin/python -m compileall -q src
+	@touch $@
+
+# SGLang and LMDeploy pin other versions of torch and of each other's packages than they need: they come without what
+# they ask for, and with the little that is imported. A machine with a GPU wants them as they ask to be installed.
+.venv-engines/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-engines
+	.venv-engines/bin/$(PIP) torch==2.13.0
+	.venv-engines/bin/$(PIP) --editable . hypothesis openai pytest pytest-timeout
+	.venv-engines/bin/$(PIP) --no-deps sglang==0.5.23 lmdeploy==0.18.0 torchvision==0.28.0
+	.venv-engines/bin/$(PIP) addict aiohttp apache-tvm-ffi compressed-tensors dill einops fire gguf ipython mmengine-lite \
+		msgspec openai-harmony orjson partial-json-parser pybase64 pyzmq requests sentencepiece==0.2.1 setproctitle shortuuid \
+		uvloop xgrammar yapf
+	.venv-engines/bin/python -m compileall -q src
 	@touch $@

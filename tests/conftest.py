@@ -16,19 +16,29 @@ os.environ.setdefault("MODELSCOPE_ENDPOINT", "http://127.0.0.1:9")  # where nobo
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parent))
 
-PACKAGES = {"extra": "deepspeed", "vllm": "vllm"}
+PACKAGES = {"extra": "deepspeed", "vllm": "vllm", "sglang": "sglang", "lmdeploy": "lmdeploy"}
 """Marker -> a package that only the environment has in which such tests run."""
+ENGINES = ("vllm", "sglang", "lmdeploy")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave tests to the environments that have the packages they need."""
-    absent = [marker for marker, package in PACKAGES.items() if importlib.util.find_spec(package) is None]
-    left = [item for item in items if any(item.get_closest_marker(marker) for marker in absent)]
+    absent = {marker for marker, package in PACKAGES.items() if importlib.util.find_spec(package) is None}
+    left = [item for item in items if any(item.get_closest_marker(marker) for marker in absent) or lacks_gpu(item)]
     config.hook.pytest_deselected(items=left)
     items[:] = [item for item in items if item not in left]
     for item in items:
-        if item.get_closest_marker("vllm"):
-            item.add_marker(pytest.mark.filterwarnings("default"))  # vLLM warns of much that is its own
+        if any(item.get_closest_marker(each) for each in ENGINES):
+            item.add_marker(pytest.mark.filterwarnings("default"))  # they warn of much that is their own
+
+
+def lacks_gpu(item: pytest.Item) -> bool:
+    """Whether a test runs an engine that does not even start without a GPU, and there is none."""
+    if not item.get_closest_marker("gpu") or not any(item.get_closest_marker(each) for each in ("sglang", "lmdeploy")):
+        return False
+    import torch
+
+    return not torch.accelerator.is_available()
 
 
 @pytest.fixture

@@ -140,6 +140,7 @@ def _command(name: str, argv: list[str], language: str) -> int:
     if address is None:
         raise UsageError(say("later_command", language, command=name))
     launch.settle_threads()
+    launch.settle_engines()
     if command.general.use_ray and not environment.TORCHELASTIC_RUN_ID.is_set():
         return _run("swift.parallel.ray:run", name, argv, command.general)
     launch.relaunch(name, argv)

@@ -41,6 +41,11 @@ def _without_tokenizer_threads() -> None:
     os.environ.update(TOKENIZERS_PARALLELISM="false")
 
 
+def settle_engines() -> None:
+    """Let SGLang tell the log-probabilities of the model itself, which its processes learn from the environment."""
+    os.environ.setdefault(environment.SGLANG_RETURN_ORIGINAL_LOGPROB.name, "1")
+
+
 def export_knobs(knobs: Mapping[str, Any]) -> None:
     """Set the environment variables of `--model_kwargs`, each the name of a knob in capitals.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
@@ -21,12 +22,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from swift.chat.render import Sample
 from swift.core import environment
 from swift.core.errors import UsageError
+from swift.core.extras import need_installed
 from swift.core.logs import get_logger
 from swift.engines.base import Engine, Serving
+from swift.engines.lmdeploy import lmdeploy_engine
+from swift.engines.others import Served, check_gpu
 from swift.engines.scoring import ScoringEngine
+from swift.engines.sglang import sglang_engine
 from swift.engines.transformers import Transformers
 from swift.engines.vllm import Vllm
-from swift.engines.vllm_arguments import Served
 from swift.engines.vllm_scoring import VllmScoring
 from swift.export.folder import copy_companions
 from swift.export.weights import shard_size, write_weights
@@ -42,6 +46,10 @@ from swift.tuners.merge import merge
 
 STEPS = 4
 """Batches of vLLM handed over at once: it is never idle, and progress is seen."""
+PROMPTS = 1024
+"""Prompts that SGLang and LMDeploy are handed at once, which settle the size of their batches themselves."""
+ONLY_GPUS = ("sglang", "lmdeploy")
+"""Engines that cannot do without."""
 
 
 class Scoring(Protocol):
@@ -88,6 +96,19 @@ class Asking:
         return [folder for folder in self.info.adapters if folder not in (self.named or {}).values()]
 
 
+def check_backend(command: Infer) -> None:
+    """Look for the package of `--infer_backend`, and for a GPU where it needs one, before anything is read.
+
+    Raises MissingPackage with the line that installs it, or EngineError.
+    """
+    backend = command.infer.infer_backend
+    if backend == "transformers":
+        return
+    need_installed(backend, f"--infer_backend {backend}")
+    if backend in ONLY_GPUS:
+        check_gpu(backend)
+
+
 def open_engine(asking: Asking) -> Answering:
     """The engine of `--infer_backend`, with the model of a command and its adapters. Raises SwiftError."""
     return ENGINES[asking.command.infer.infer_backend](asking)
@@ -107,7 +128,7 @@ def at_once(command: Infer, step: int) -> int:
     """How many prompts an engine is handed at a time, of which ours takes `step` batches; -1 is all."""
     if command.infer.infer_backend == "transformers":
         return step * command.infer.max_batch_size if command.infer.max_batch_size > 0 else -1
-    return STEPS * command.vllm.vllm_max_num_seqs
+    return STEPS * command.vllm.vllm_max_num_seqs if command.infer.infer_backend == "vllm" else PROMPTS
 
 
 # ------------------------------------------------------------------------------------------------------------- engines
@@ -131,11 +152,31 @@ def _vllm(asking: Asking) -> Answering:
         )  # fmt: skip
 
 
+def _sglang(asking: Asking) -> Answering:
+    with _served(asking) as served:
+        return sglang_engine(served, asking.tokenizer, asking.command.sglang, asking.stop_token_ids)
+
+
+def _lmdeploy(asking: Asking) -> Answering:
+    generation = asking.command.generation
+    tells = bool(generation.logprobs or generation.top_logprobs)
+    with _served(asking) as served:
+        return lmdeploy_engine(served, asking.tokenizer, asking.command.lmdeploy, asking.stop_token_ids, tells=tells)
+
+
 ENGINES: dict[str, Callable[[Asking], Answering]] = {
     "transformers": _transformers,
     "vllm": _vllm,
+    "sglang": _sglang,
+    "lmdeploy": _lmdeploy,
 }
 """`--infer_backend` -> what makes its engine."""
+SIZES = {
+    "vllm": ("vllm_tensor_parallel_size", "vllm_pipeline_parallel_size"),
+    "sglang": ("sglang_tp_size", "sglang_pp_size"),
+    "lmdeploy": ("lmdeploy_tp",),
+}
+"""`--infer_backend` -> the options whose product is the number of GPUs of one process."""
 
 
 # --------------------------------------------------------------------------------------------------------------- models
@@ -216,6 +257,7 @@ def _devices(command: Infer) -> tuple[int, ...]:
     """The GPUs of this process where several share the rows; () leaves the choice to the engine."""
     if environment.world_size() == 1 or not torch.cuda.is_available():
         return ()
-    size = command.vllm.vllm_tensor_parallel_size * command.vllm.vllm_pipeline_parallel_size
+    values = command.values()
+    size = prod(values[name] for name in SIZES[command.infer.infer_backend])
     first = environment.local_rank() * size
     return tuple(range(first, first + size))

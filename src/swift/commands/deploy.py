@@ -14,7 +14,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from swift.chat.render import Renderer
-from swift.commands.backends import Answering, Asking, open_engine
+from swift.commands.backends import Answering, Asking, check_backend, open_engine
 from swift.commands.begin import begin, log_decisions
 from swift.commands.infer_tasks import open_reader
 from swift.commands.results import Results, result_path
@@ -56,6 +56,7 @@ def run(command: Deploy) -> None:
     """Serve until a signal comes: the first lets requests go on to their end, the second ends them."""
     bind(command.deploy.host, command.deploy.port).close()  # before minutes go by with loading
     command = begin(command, command.general)
+    check_backend(command)
     _warn_of_open_doors(command)
     opened = open_model(command)
     path = result_path(

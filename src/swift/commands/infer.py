@@ -16,7 +16,7 @@ from swift.catalog.components import METRICS
 from swift.chat.messages import Conversation
 from swift.chat.render import Prompt, Renderer
 from swift.commands import infer_tasks
-from swift.commands.backends import Asking, at_once, open_engine
+from swift.commands.backends import Asking, at_once, check_backend, open_engine
 from swift.commands.begin import begin
 from swift.commands.dialogue import Dialogue, Exchange
 from swift.commands.results import Question, Results, result_path, result_row, written_before
@@ -48,6 +48,7 @@ SECONDS_BETWEEN_REPORTS = 10.0
 def run(command: Infer) -> Path | None:
     """Answer a data set, or talk. Returns the file of results; None when a dialogue wrote none."""
     command = begin(command, command.general)
+    check_backend(command)
     if command.model.task_type != "causal_lm":
         return infer_tasks.run(command)
     if not has_rows_to_infer(command.values()):

@@ -169,6 +169,9 @@ SWANLAB_SENDER_EMAIL = Variable("SWANLAB_SENDER_EMAIL", "Who SwanLab's notificat
 SWANLAB_RECEIVER_EMAIL = Variable("SWANLAB_RECEIVER_EMAIL", "Who gets SwanLab's notifications by email.")
 SWANLAB_SMTP_SERVER = Variable("SWANLAB_SMTP_SERVER", "The server that sends them.", "smtp.gmail.com")
 SWANLAB_SMTP_PORT = Variable("SWANLAB_SMTP_PORT", "Its port.", "587")
+SGLANG_RETURN_ORIGINAL_LOGPROB = Variable(
+    "SGLANG_RETURN_ORIGINAL_LOGPROB", "Whether SGLang tells log-probabilities before the temperature. Read by sglang."
+)
 NO_COLOR = Variable("NO_COLOR", "Any value: no colours in the terminal.")
 
 

@@ -23,6 +23,11 @@ class Background:
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop itself, for engines that want to know where they live."""
+        return self._loop
+
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of some work, waited for."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

@@ -23,22 +23,13 @@ from swift.core.extras import need
 from swift.engines.background import END, Background
 from swift.engines.base import Completion, Delta, Request, Sampling
 from swift.engines.compiling import Compiling
+from swift.engines.others import ALWAYS, Served, first_words, generation_config
 from swift.engines.settings import Settings
 from swift.engines.structures import check_structure
-from swift.engines.vllm_arguments import (
-    SECONDS_TO_END,
-    WHY,
-    Served,
-    end_async,
-    first_words,
-    generation_config,
-    made_engine,
-)
+from swift.engines.vllm_arguments import SECONDS_TO_END, WHY, end_async, made_engine
 from swift.engines.vllm_replies import Reply
 from swift.options.engines import VllmOptions
 
-ALWAYS = "always"
-"""The name by which vLLM knows the adapter of requests that name none."""
 BLANKS = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 """Where JSON has white space: where a model that may write blanks for ever sometimes does, there is one at most. The
 versions of llguidance that vLLM brings repeat a pattern of white space."""
@@ -324,5 +315,5 @@ class Vllm:
 def _loras(served: Served) -> dict[str, Any]:
     """Name -> the adapter, as vLLM is asked for it."""
     request: Any = need("vllm.lora.request", WHY).LoRARequest
-    folders = {**served.named, **({} if served.always is None else {ALWAYS: served.always})}
-    return {name: request(name, number, str(folder)) for number, (name, folder) in enumerate(folders.items(), 1)}
+    named = enumerate(served.all_adapters.items(), 1)
+    return {name: request(name, number, str(folder)) for number, (name, folder) in named}

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from difflib import get_close_matches
-from math import prod
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
 
-from swift.core.errors import EngineError, UsageError
+from swift.core.errors import EngineError
 from swift.core.extras import need
 from swift.core.logs import get_logger
-from swift.models.info import read_json
+from swift.engines.others import Served, check_adapter, check_devices, check_known, first_words
 from swift.options.engines import VllmOptions
 
 WHY = "--infer_backend vllm"
@@ -37,40 +34,10 @@ NAMES = {
     "vllm_enable_prefix_caching": "enable_prefix_caching",
 }
 """Option -> argument. Those that are None are left to vLLM."""
-UNREADABLE = ("modules_to_save", "use_dora", "bias", "trainable_token_indices")
-"""What adapter_config.json says of adapters that vLLM refuses."""
 SECONDS_TO_END = 30.0
 """How long processes of the engine may take to end by themselves, on a machine that has much to do."""
 SIZES = ("vllm_tensor_parallel_size", "vllm_pipeline_parallel_size", "vllm_data_parallel_size")
 """The options whose product is the number of GPUs."""
-
-
-@dataclass(frozen=True)
-class Served:
-    """What an engine is to serve.
-
-    folder: of the checkpoint. dtype: its weights are loaded in. context_length: None asks config.json.
-    adapters: name -> folder, chosen request by request. always: the adapter of requests that name none.
-    max_logprobs: most alternatives per token that a request may ask for. seed: of the engine.
-    overrides: what of config.json is replaced. trusts_code: whether code of the checkpoint may run.
-    devices: the GPUs to be used, by number; () leaves the choice to the engine.
-    """
-
-    folder: Path
-    dtype: str = "auto"
-    context_length: int | None = None
-    adapters: Mapping[str, Path] | None = None
-    always: Path | None = None
-    max_logprobs: int = 20
-    seed: int = 0
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    trusts_code: bool = False
-    devices: tuple[int, ...] = ()
-
-    @property
-    def named(self) -> dict[str, Path]:
-        """The adapters a request may name."""
-        return dict(self.adapters or {})
 
 
 def engine_arguments(
@@ -98,10 +65,10 @@ def engine_arguments(
     }
     arguments |= {name: values[option] for option, name in NAMES.items() if values[option] is not None}
     arguments |= _cascade(options, known) | _lora(served, options)
-    _check_devices(options, devices)
+    check_devices({name: values[name] for name in SIZES}, devices)
     more = options.vllm_engine_kwargs or {}
     if known is not None:
-        _check_known(more, known)
+        check_known("vllm_engine_kwargs", more, known, "vLLM")
     arguments |= more
     return {name: value for name, value in arguments.items() if value is not None}
 
@@ -131,40 +98,13 @@ def _lora(served: Served, options: VllmOptions) -> dict[str, Any]:
 
 
 def _check_adapter(folder: Path, max_rank: int) -> None:
-    config = read_json(folder / "adapter_config.json")
-    kind = config.get("peft_type")
-    found = [name for name in UNREADABLE if config.get(name) and config[name] != "none"]
-    if kind != "LORA" or found:
-        what = f"it is {kind}" if kind != "LORA" else f"it has {' and '.join(found)}"
-        raise EngineError(
-            f"--infer_backend vllm cannot read the adapter {folder}: {what}. Merge it (--merge_lora true), or use "
-            f"--infer_backend transformers."
-        )
+    config = check_adapter(folder, "vllm")
     rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
     if rank > max_rank:
         raise EngineError(
             f"--vllm_max_lora_rank {max_rank} is less than the rank of {folder}, which is {rank}. Give "
             f"--vllm_max_lora_rank {rank}."
         )
-
-
-def _check_devices(options: VllmOptions, devices: int | None) -> None:
-    sizes = {name: getattr(options, name) for name in SIZES}
-    needed = prod(sizes.values())
-    if devices is not None and needed > devices:
-        asked = " and ".join(f"--{name} {size}" for name, size in sizes.items() if size > 1) or "the model"
-        raise EngineError(f"{asked} need {needed} GPUs, and there are {devices}.")
-
-
-def _check_known(more: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    problems = []
-    for name in more:
-        if name not in known:
-            near = get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else "."
-            problems.append(f"--vllm_engine_kwargs: the installed vLLM has no argument {name}{hint}")
-    if problems:
-        raise UsageError(*problems)
 
 
 def known_arguments(engine_args: type) -> dict[str, Any]:
@@ -198,15 +138,3 @@ def end_async(engine: Any) -> None:
     engine.shutdown(timeout=SECONDS_TO_END)
     engine.engine_core = engine.renderer = engine.output_handler = None
     gc.collect()
-
-
-def generation_config(folder: Path) -> GenerationConfig:
-    """What a checkpoint says of generation."""
-    if (folder / "generation_config.json").is_file():
-        return GenerationConfig.from_pretrained(folder)
-    return GenerationConfig.from_pretrained(folder, "config.json")
-
-
-def first_words(error: BaseException) -> str:
-    """The beginning of what an error says, in one line."""
-    return " ".join(line.strip() for line in str(error).strip().splitlines()[:4]) or type(error).__name__

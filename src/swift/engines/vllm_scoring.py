@@ -15,7 +15,8 @@ from swift.chat.render import Sample
 from swift.core.errors import EngineError
 from swift.core.extras import need
 from swift.engines.background import Background
-from swift.engines.vllm_arguments import WHY, Served, end_async, first_words, made_engine
+from swift.engines.others import Served, first_words
+from swift.engines.vllm_arguments import WHY, end_async, made_engine
 from swift.models.heads import Head
 from swift.models.info import read_json
 from swift.options.engines import VllmOptions

@@ -102,6 +102,8 @@ class SglangOptions(Options):
     """Tokens the draft model samples at each step (EAGLE-2)."""
     sglang_speculative_num_draft_tokens: PositiveInt | None = option(None, when=SPECULATIVE)
     """Tokens of a draft that are checked at a time."""
+    sglang_engine_kwargs: Json | None = option(None, when=SGLANG)
+    """Further arguments of the engine, as `'{"speculative_draft_model_path": "./draft"}'`."""
 
 
 class LmdeployOptions(Options):
@@ -115,5 +117,7 @@ class LmdeployOptions(Options):
     """Share of the GPU's memory for the key-value cache."""
     lmdeploy_quant_policy: Literal[0, 4, 8] = option(0, when=LMDEPLOY)
     """Bits to which the key-value cache is quantized; 0 does not quantize."""
-    lmdeploy_vision_batch_size: PositiveInt = option(1, when=LMDEPLOY)
+    lmdeploy_vision_batch_size: PositiveInt = option(1, when=LMDEPLOY, later="models of images, video and audio")
     """Images per batch of the vision tower."""
+    lmdeploy_engine_kwargs: Json | None = option(None, when=LMDEPLOY)
+    """Further arguments of the engine. Those that only one of its engines has, TurboMind or PyTorch, choose it."""

@@ -25,9 +25,7 @@ PositiveOrAll = Annotated[int, AfterValidator(_positive_or_all)]
 class InferOptions(Options):
     """Inference over data sets and in a dialogue."""
 
-    infer_backend: Literal["transformers", "vllm", "sglang", "lmdeploy"] = option(
-        "transformers", important=True, later="the engines SGLang and LMDeploy", works=("transformers", "vllm")
-    )
+    infer_backend: Literal["transformers", "vllm", "sglang", "lmdeploy"] = option("transformers", important=True)
     """Engine that generates. All of them speak the same template."""
     max_batch_size: PositiveOrAll = option(1, important=True, when=equals("infer_backend", "transformers"))
     """Most prompts in a batch of the transformers engine; -1 does not limit."""
