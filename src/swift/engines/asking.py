@@ -53,9 +53,17 @@ class Server:
         return [str(model["id"]) for model in listed["data"]]
 
     def token_ids(self, model: str, messages: Sequence[Mapping[str, Any]], switches: Mapping[str, Any]) -> list[int]:
-        """The token ids of a chat with what asks for a reply. Raises NotOffered by servers other than vLLM."""
-        body = {"model": model, "messages": list(messages), "add_generation_prompt": True, **_switched(switches)}
-        return list(self._answer("POST", f"{self.url.removesuffix('/v1')}/tokenize", body)["tokens"])
+        """The token ids of a chat with what asks for a reply. Raises NotOffered by servers other than vLLM and ours."""
+        body = {"model": model, "messages": list(messages), **_switched(switches)}
+        try:
+            url = f"{self.url.removesuffix('/v1')}/tokenize"
+            return list(self._answer("POST", url, {**body, "add_generation_prompt": True})["tokens"])
+        except NotOffered:
+            url = f"{self.url}/chat/completions"
+            answer = self._answer("POST", url, {**body, "max_tokens": 1, "return_details": True})
+        if not answer.get("prompt_token_ids"):
+            raise NotOffered(f"{url} answers without the token ids of the prompt.")
+        return list(answer["prompt_token_ids"])
 
     def reply(
         self, model: str, messages: Sequence[Mapping[str, Any]], count: int, switches: Mapping[str, Any]
