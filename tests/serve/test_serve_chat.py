@@ -216,7 +216,7 @@ def test_messages_of_the_user_that_follow_each_other_are_one(client, server):
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}, "messages"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://10.0.0.1/x"}}]}]}, None),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://10.0.0.1/x"}}]}]}, "messages"),
         ({"messages": [{"role": "user", "content": "word " * 2500}]}, None),
         ({"n": 129}, "n"),
         ({"temperature": -1}, "temperature"),
@@ -232,7 +232,7 @@ def test_messages_of_the_user_that_follow_each_other_are_one(client, server):
 def test_what_cannot_be_answered_is_refused_by_name(client, server, more, param):
     with pytest.raises(openai.APIStatusError) as caught:
         ask(client, server, **more)
-    assert caught.value.status_code in (400, 403)
+    assert caught.value.status_code == 400
     body = caught.value.response.json()["error"]
     assert set(body) == {"message", "type", "param", "code"}
     assert body["param"] == param

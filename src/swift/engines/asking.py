@@ -100,7 +100,7 @@ class Server:
                     raise EngineError(f"{url} answers {response.status_code}: {_reason(response)}")
                 yield from _deltas(url, response.iter_lines())
         except httpx.HTTPError as error:
-            raise EngineError(f"{url} does not answer: {error or type(error).__name__}.") from None
+            raise EngineError(f"{url} does not answer: {_said(error)}.") from None
 
     def continuation(self, model: str, ids: Sequence[int], count: int) -> Served:
         """The likeliest tokens behind token ids, without any template."""
@@ -116,7 +116,7 @@ class Server:
         try:
             response = self._client.request(method, url, json=body)
         except httpx.HTTPError as error:
-            raise EngineError(f"--url {self.url}: {url} does not answer: {error or type(error).__name__}.") from None
+            raise EngineError(f"--url {self.url}: {url} does not answer: {_said(error)}.") from None
         if response.status_code in (400, 404, 405, 422, 501):
             raise NotOffered(f"{url} answers {response.status_code}: {_reason(response)}")
         if response.status_code != 200:
@@ -152,3 +152,8 @@ def _prompt_tokens(answer: Mapping[str, Any]) -> int | None:
 def _reason(response: httpx.Response) -> str:
     """What a server says of its refusal, in one line."""
     return " ".join(response.text.split())[:200] or response.reason_phrase
+
+
+def _said(error: Exception) -> str:
+    """What an error of the network says, without a full stop."""
+    return str(error).rstrip(".") or type(error).__name__

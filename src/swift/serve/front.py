@@ -65,6 +65,10 @@ class Front:
             await answer.end()
         except ClientLeft:
             pass
+        except asyncio.CancelledError:
+            if not self._gate.is_closed:
+                raise
+            await answer.cut()
         finally:
             self._meters.answered(scope["path"], answer.status)
 
@@ -168,6 +172,17 @@ class _Answer:
         pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
         await self({"type": "http.response.start", "status": refusal.status, "headers": pairs})
         await self({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def cut(self) -> None:
+        """Say that the server has ended; what has begun is a stream, to which that is one more event."""
+        refusal = Refusal(
+            503, "The server was ended before the answer was complete.", code="shutting_down", closes=True
+        )
+        if self.status:
+            await self({"type": "http.response.body", "body": f"data: {refusal.body}\n\n".encode(), "more_body": True})
+        else:
+            await self.refuse(refusal)
+        await self.end()
 
     async def end(self) -> None:
         """End the answer."""

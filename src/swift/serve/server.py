@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import signal
 import socket
 import sys
 from types import FrameType
@@ -61,7 +62,10 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def serve(app: Front, listener: socket.socket, gate: Gate) -> None:
-    """Answer until a signal ends it, or until the gate is closed and everybody has left."""
+    """Answer until a signal ends it, or until the gate is closed and everybody has left.
+
+    Raises KeyboardInterrupt when Ctrl-C has cut answers off.
+    """
     if sys.platform != "win32":
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # every connection is an open file
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -69,27 +73,36 @@ def serve(app: Front, listener: socket.socket, gate: Gate) -> None:
         app, http=Connection, ws="none", lifespan="on", log_config=None, access_log=False, proxy_headers=False,
         server_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=1, backlog=BACKLOG,
     )  # fmt: skip
-    Server(config, gate).run(sockets=[listener])
+    server = Server(config, gate)
+    server.run(sockets=[listener])
+    if server.cut_by == signal.SIGINT:
+        raise KeyboardInterrupt
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which ends once the gate is drained."""
+    """uvicorn, which ends once the gate is drained. cut_by: the signal that ended what was inside; None when none did."""
 
     def __init__(self, config: uvicorn.Config, gate: Gate) -> None:
         super().__init__(config)
         self._gate = gate
+        self.cut_by: int | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (as a signal calls it)
         """Close the gate; when it is closed already, end what is inside."""
         if self._gate.is_closed:
-            self.should_exit = True
+            if not self._gate.is_drained and self.cut_by is None:
+                self.cut_by = sig
+                get_logger().info("%d are cut off", self._gate.inside)
             return
         self._gate.close()
         get_logger().info("no more requests are taken; %d go on to their end", self._gate.inside)
 
     async def on_tick(self, counter: int) -> bool:
         """Whether it is time to end; asked ten times a second."""
-        if self._gate.is_drained:
+        if self.cut_by is not None:
+            for task in self.server_state.tasks:
+                task.cancel()
+        if self.cut_by is not None or self._gate.is_drained:
             self.should_exit = True
         return await super().on_tick(counter)
 
