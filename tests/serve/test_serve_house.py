@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -228,6 +229,41 @@ def test_a_reader_that_stands_still_is_cut_off_and_holds_nobody_up(start, monkey
             assert eventually(lambda: server.gate.inside == 1)
             assert post(server, CHAT).status_code == 200
             assert eventually(lambda: server.gate.inside == 0, 60)
+
+
+def test_clients_that_write_and_read_a_byte_at_a_time_hold_nobody_up(start):
+    body = json.dumps({"model": "tiny", "prompt": "x", "max_tokens": 1900, "stream": True, "temperature": 1}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    is_over = threading.Event()
+
+    def dribble(wires: list[socket.socket]) -> None:
+        place = 0
+        while not is_over.wait(0.2) and place < len(body) - 1:
+            for wire in wires[:40]:
+                wire.sendall(body[place : place + 1])
+            for wire in wires[40:]:
+                wire.recv(1)
+            place += 1
+
+    with start("--max_requests", "8") as server, ExitStack() as open_wires:
+        wires = []
+        for sent in [head] * 40 + [head + body] * 4:
+            wire = open_wires.enter_context(socket.socket())
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            wire.settimeout(20)
+            wire.connect(("127.0.0.1", server.port))
+            wire.sendall(sent)
+            wires.append(wire)
+        slow = threading.Thread(target=dribble, args=[wires])
+        slow.start()
+        try:
+            assert eventually(lambda: server.gate.inside == 4)
+            statuses = [post(server, CHAT).status_code for _ in range(20)]
+            assert server.gate.inside <= 4, "who still writes has no place"
+        finally:
+            is_over.set()
+            slow.join(30)
+    assert statuses == [200] * 20
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ class ChatPage:
             gr.Markdown(f"<h1 style='text-align: center'>{_escaped(self.title, _TAGS_AND_STARS)}</h1>")
             with gr.Row():
                 box = gr.Textbox(self.system, label=words.system, lines=1, max_lines=8, scale=4)
-                set_system = gr.Button(words.set_system, scale=1)
+                set_system = gr.Button(words.set_system, scale=1, min_width=300)
             chat = gr.Chatbot(
                 label=self.title, show_label=False, scale=1, buttons=["copy"], feedback_options=None,
                 latex_delimiters=_FORMULAS,
