@@ -12,6 +12,7 @@ from typing import Any
 from swift.options import (
     rules_answering,
     rules_data,
+    rules_engines,
     rules_evaluation,
     rules_loading,
     rules_optimizers,
@@ -28,7 +29,7 @@ from swift.options.renamed import RENAMED
 
 TABLES = (
     rules_loading.rule, rules_training.rule, rules_data.rule, rules_sharding.rule, rules_tuners.rule, rules_optimizers.rule,
-    rules_preference.rule, rules_tasks.rule, rules_evaluation.rule, rules_answering.rule,
+    rules_preference.rule, rules_tasks.rule, rules_evaluation.rule, rules_answering.rule, rules_engines.rule,
 )  # fmt: skip
 
 
