@@ -99,8 +99,9 @@ def test_a_broken_file_is_named_with_its_line(tmp_path, text, expected):
     assert any(problem.startswith(expected) for problem in problems("sft", ["--config", "c.yaml"]))
 
 
-def test_a_missing_config_is_named():
-    assert "--config nowhere.yaml: there is no such file" in problems("sft", ["--config", "nowhere.yaml"])
+@pytest.mark.parametrize("name", ["nowhere.yaml", "a" * 5000, "~nobody-of-this-name/c.yaml"])
+def test_a_missing_config_is_named(name):
+    assert f"--config {name}: there is no such file" in problems("sft", ["--config", name])
 
 
 def test_all_mistakes_are_reported_at_once():

@@ -564,6 +564,8 @@ def test_a_path_that_exists_and_an_id_of_a_hub_are_left_alone(tmp_path):
         "adapters": [str(missing)],
         "resume_from_checkpoint": "gone",
         "external_plugins": ["p.py"],
+        "model": "./" + "a" * 5000,
+        "custom_dataset_info": ["~nobody-of-this-name/x"],
     }.items():
         assert any("no such file" in sentence for sentence in said(commands.Sft, {**TRAIN, flag: value})), flag
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swift.options.declare import is_file
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -41,9 +43,9 @@ def read(file: str) -> list[Entry]:
     """The options of a YAML or JSON file, in its order. Raises ConfigError."""
     import yaml  # needed by those who use --config only
 
-    path = Path(file).expanduser()
-    if not path.is_file():
+    if not is_file(file):
         raise ConfigError("config_missing")
+    path = Path(file).expanduser()
     try:
         text = path.read_text(encoding="utf-8-sig")
         loader = yaml.SafeLoader(text)

@@ -51,7 +51,7 @@ def named_paths_exist(case: Case) -> Words | None:
             path = _path(text, flag)
             if flag == "custom_dataset_info" and text.lstrip().startswith(("[", "{")):
                 continue  # the JSON itself
-            if (flag in ALWAYS_LOCAL or _looks_local(path)) and not Path(path).expanduser().exists():
+            if (flag in ALWAYS_LOCAL or _looks_local(path)) and not _exists(path):
                 missing.append(f"--{flag} {text}")
     if not missing:
         return None
@@ -296,6 +296,14 @@ def _path(text: str, flag: str) -> str:
     if flag == "adapters":
         return split_name(text)[1]
     return text.partition("#")[0] if flag.startswith("cached") else text
+
+
+def _exists(text: str) -> bool:
+    """Whether there is such a file or folder; `~` is the home folder."""
+    try:
+        return Path(text).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):
+        return False  # too long for a path, an unknown ~user, a NUL
 
 
 def _looks_local(text: str) -> bool:
