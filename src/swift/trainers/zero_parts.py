@@ -110,7 +110,8 @@ def take_up(engine: Any, checkpoint: Path) -> None:
         ],
     }  # fmt: skip
     listed: list[Any] = [None] * dist.get_world_size(optimizer.dp_process_group)
-    listed[dist.get_rank(optimizer.dp_process_group)] = state  # no process looks at the state of another one
+    own = dist.get_rank(optimizer.dp_process_group)
+    listed[own] = state  # no process looks at the state of another one
     optimizer.load_state_dict(listed)
     if not third:
         optimizer.update_lp_params()
