@@ -184,7 +184,7 @@ def test_a_run_that_waits_outside_python_before_training_ends_soon_after_it_is_t
 
 @pytest.mark.parametrize("moment", ["evaluating", "saving"])
 def test_a_run_that_is_told_to_stop_while_it_evaluates_or_saves_ends_soon_with_a_whole_checkpoint(folder, moment):
-    """The evaluation would take minutes, and each save a second."""
+    """The evaluation would take minutes, and each save a second. A schedule that waits for a result gets none."""
     slow = {"evaluating": ("prediction_step", 0.5), "saving": ("_write_progress", 1.0)}[moment]
     (folder / "slow.py").write_text(
         "import pathlib, time\nfrom swift.trainers.supervised import SupervisedTrainer as T\n"
@@ -194,7 +194,8 @@ def test_a_run_that_is_told_to_stop_while_it_evaluates_or_saves_ends_soon_with_a
     )
     tiny.jsonl(folder / "val.jsonl", tiny.conversations(600))
     run = start(folder, "--external_plugins", "slow.py", "--val_dataset", "val.jsonl", "--save_steps", "2",
-                "--eval_steps", "2" if moment == "evaluating" else "100000")  # fmt: skip
+                "--eval_steps", "2" if moment == "evaluating" else "100000",
+                *(["--lr_scheduler_type", "reduce_lr_on_plateau"] if moment == "evaluating" else []))  # fmt: skip
     wait_for((folder / "begun").exists)
     began = time.monotonic()
     run.send_signal(signal.SIGTERM)

@@ -274,6 +274,11 @@ CONTRADICTIONS = {
     "tensor_parallelism_is_for_full_training": (
         commands.Sft, {**TRAIN, "deepspeed": "zero3", "deepspeed_autotp_size": 2}, {}, "got lora and zero3",
     ),
+    "parts_of_matrices_are_of_one_kind": (
+        commands.Sft,
+        {**TRAIN, "tuner_type": "full", "deepspeed": "zero2", "deepspeed_autotp_size": 2, "predict_with_generate": True}, {},
+        "--deepspeed_autotp_size 2 does not work with --predict_with_generate true",
+    ),
     "whole_matrices_are_not_sharded": (
         commands.Sft, {**TRAIN, "use_galore": True, "deepspeed": "zero2"}, {}, "--use_galore and --deepspeed",
     ),

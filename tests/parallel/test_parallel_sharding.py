@@ -36,7 +36,7 @@ def test_json_text_and_a_file_say_the_same(tmp_path: Path) -> None:
 @pytest.mark.parameter("zero_hpz_partition_size")
 def test_zero_plus_plus_and_tensor_parallelism_are_written_into_the_configuration() -> None:
     assert deepspeed_config("zero3", hpz_partition_size=8)["zero_optimization"]["zero_hpz_partition_size"] == 8
-    assert deepspeed_config("zero2", autotp_size=2)["tensor_parallel"] == {"autotp_size": 2}
+    assert deepspeed_config("zero2", autotp_size=2)["tensor_parallel"]["autotp_size"] == 2
 
 
 @pytest.mark.parametrize(("settings", "words"), [

@@ -276,6 +276,66 @@ def test_the_best_weights_of_more_processes_are_loaded_by_fewer(swift: Swift) ->
     assert "checkpoint-2" in json.loads((again / "logging.jsonl").read_text().splitlines()[-1])["best_model_checkpoint"]
 
 
+# ----------------------------------------------------------------------------------------------- parts of matrices
+
+CUT = {"deepspeed_autotp_size": 2, **FULL}
+
+
+@pytest.mark.extra
+@pytest.mark.parameter("deepspeed_autotp_size")
+@pytest.mark.parametrize(("preset", "processes"), [("zero0", 2), ("zero1", 4), ("zero2", 2)])
+def test_processes_with_parts_of_matrices_train_what_one_process_trains_and_resume(
+    swift: Swift, preset: str, processes: int
+) -> None:
+    """With four processes two read rows of their own, and each of these has a twin that reads the same."""
+    settings = {"deepspeed": preset, "gradient_accumulation_steps": 8 // processes, **CUT}
+    run = swift.trained(f"{preset}-cut-{processes}", processes, **settings)
+    require_same(run, swift.alone("full"), tolerance=2e-5)
+    require_loadable(run)
+    require_resumed(swift.resumed(run, processes, **settings), run)
+
+
+@pytest.mark.extra
+@pytest.mark.parameter("deepspeed_autotp_size")
+@pytest.mark.parametrize("way", [
+    {"packing": "true", "packing_length": 128, "per_device_train_batch_size": 1}, {"neftune_noise_alpha": 5},
+    {"streaming": "true", "dataset_shuffle": "false", "split_dataset_ratio": 0}, {"group_by_length": "true"},
+], ids=lambda way: next(iter(way)))  # fmt: skip
+def test_processes_with_parts_of_matrices_see_the_same_rows_and_the_same_noise(swift: Swift, way: dict) -> None:
+    settings = {"max_steps": 2, "gradient_accumulation_steps": 4, **way}
+    alone = swift.trained(f"{next(iter(way))}-alone", 1, **settings, **FULL)
+    run = swift.trained(f"{next(iter(way))}-cut", 2, deepspeed="zero1", **settings, **CUT)
+    require_same(run, alone, step=2, tolerance=2e-5)
+
+
+@pytest.mark.extra
+@pytest.mark.parameter("deepspeed_autotp_size")
+@pytest.mark.parameter("resume_only_model")
+def test_weights_go_into_parts_of_matrices_and_out_of_them(swift: Swift) -> None:
+    anew = {"resume_only_model": "true", "gradient_accumulation_steps": 4}
+    run = swift.trained("cut", 2, deepspeed="zero1", gradient_accumulation_steps=4, **CUT)
+    expected = swift.resumed(swift.alone("full"), 1, "whole-anew", **anew, **FULL)
+    require_same(swift.resumed(swift.alone("full"), 2, "cut-in", deepspeed="zero1", **anew, **CUT), expected)
+    require_same(swift.resumed(run, 1, "cut-out", **anew, **FULL), expected)
+    for processes, way in ((2, {"deepspeed": "zero1", **FULL}), (4, {"deepspeed": "zero1", **CUT})):
+        done = swift.started("refused", processes, resume_from_checkpoint=run / "checkpoint-2", **way)
+        require_refused(done, "was saved with --deepspeed_autotp_size 2 by 2 processes")
+
+
+@pytest.mark.extra
+@pytest.mark.parameter("deepspeed_autotp_size")
+def test_matrices_that_cannot_be_cut_evenly_are_refused_before_they_are_read(swift: Swift) -> None:
+    done = swift.started("uneven", 4, deepspeed="zero1", **{**CUT, "deepspeed_autotp_size": 4})
+    require_refused(
+        done, "--deepspeed_autotp_size 4 must divide the sizes of the model, and does not divide num_key_value"
+    )
+    assert "Loading weights" not in done.output
+    require_refused(swift.started("odd", 3, deepspeed="zero1", **CUT), "needs a multiple of 2 processes")
+
+
+# ---------------------------------------------------------------------------------------------------------- DeepSpeed
+
+
 @pytest.mark.extra
 @pytest.mark.parameter("deepspeed")
 def test_who_cannot_go_on_is_told_who_can(swift: Swift) -> None:

@@ -46,7 +46,14 @@ from swift.trainers.feed import Companions
 from swift.trainers.journal import FILE_NAME as JOURNAL
 from swift.trainers.journal import has_finished
 from swift.trainers.outputs import Continuation, make_folder, new_folder, newest_good, resumable, versions
-from swift.trainers.sharded import check_continuable, check_quantization, divides_anew, saved_state, sharding
+from swift.trainers.sharded import (
+    check_continuable,
+    check_quantization,
+    check_tensor_parallel,
+    divides_anew,
+    saved_state,
+    sharding,
+)
 from swift.tuners import unsloth
 
 Data = LoadedData | LazyData | StreamedData
@@ -114,6 +121,7 @@ def prepare(command: Sft) -> Prepared:
     if command.training.check_model:
         check_weights(info)
     check_quantization(command.training, info.quantization)
+    check_tensor_parallel(command.training, info)
     base = make_folder(Path(command.training.output_dir or "output").expanduser().absolute())
     processes.join(command.general, "cuda" if torch.cuda.is_available() else "cpu", sharding(command.training))
     resume = processes.made_once(lambda: resumed(command, base), command.general.ddp_timeout)

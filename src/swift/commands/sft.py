@@ -207,6 +207,7 @@ def feed(prepared: Prepared, mesh: Mesh | None) -> Feed:
     return Feed(
         packed(training, data.train), data.val, prepared.collate, prepared.command.data.data_seed,
         training.train_dataloader_shuffle, training.group_by_length, draws(data.train), mesh,
+        training.deepspeed_autotp_size,
     )  # fmt: skip
 
 

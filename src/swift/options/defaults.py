@@ -157,7 +157,8 @@ def gradient_accumulation_steps(values: Values) -> Derived:
     """Enough passes that an optimizer step sees 16 rows."""
     if values.get("rlhf_type") == "grpo":
         return 1, "grpo learns from each batch at once"
-    readers = max(1, training_processes(values) // values["sequence_parallel_size"])
+    sharers = values["sequence_parallel_size"] * (values.get("deepspeed_autotp_size") or 1)
+    readers = max(1, training_processes(values) // sharers)
     steps = max(1, math.ceil(ENOUGH_ROWS / values["per_device_train_batch_size"] / readers))
     return steps, f"so that an optimizer step sees at least {ENOUGH_ROWS} rows"
 

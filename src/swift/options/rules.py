@@ -97,7 +97,6 @@ def _is_unavailable(flag: Flag, value: Any) -> bool:
 LATER_ZH = {
     "quantizing a model": "模型量化",
     "models of images, video and audio": "图像、视频和音频模型",
-    "DeepSpeed's tensor parallelism": "DeepSpeed 张量并行",
     "conversion to and from Megatron": "与 Megatron 格式互转",
 }
 """What is not available yet -> the same in Chinese."""

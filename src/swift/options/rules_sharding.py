@@ -151,6 +151,51 @@ def deepspeed_names_no_other_optimizer(case: Case) -> Words | None:
     )
 
 
+@rule(*TRAINING)
+def tensor_parallelism_is_for_full_training(case: Case) -> Words | None:
+    """DeepSpeed's automatic tensor parallelism knows whole weights, not ZeRO-3's shards."""
+    if (case["deepspeed_autotp_size"] or 1) == 1:
+        return None
+    if case["tuner_type"] == "full" and case["deepspeed"] in {"zero0", "zero1", "zero2"}:
+        return None
+    return Words(
+        "--deepspeed_autotp_size needs --tuner_type full and --deepspeed zero0, zero1 or zero2 "
+        f"(got {case['tuner_type']} and {case['deepspeed']}).",
+        "--deepspeed_autotp_size 需要 --tuner_type full 且 --deepspeed 为 zero0、zero1 或 zero2"
+        f"（得到 {case['tuner_type']} 和 {case['deepspeed']}）。",
+    )
+
+
+@rule(*TRAINING)
+def parts_of_matrices_are_of_one_kind(case: Case) -> Words | None:
+    """What calls the model in another way on each process, or looks at its matrices, does not find them whole."""
+    size = case["deepspeed_autotp_size"] or 1
+    if size == 1:
+        return None
+    refused = {
+        f"--sequence_parallel_size {case['sequence_parallel_size']}": (case["sequence_parallel_size"] or 1) > 1,
+        f"--task_type {case['task_type']}": case["task_type"] not in {None, "causal_lm"},
+        f"--loss_type {case['loss_type']}": bool(case["loss_type"]),
+        f"--optimizer {case['optimizer']}": bool(case["optimizer"]),
+        f"--router_aux_loss_coef {case['router_aux_loss_coef']}": bool(case["router_aux_loss_coef"]),
+        "--predict_with_generate true": bool(case["predict_with_generate"]),
+        "--eval_use_evalscope true": bool(case["eval_use_evalscope"]),
+        f"--eval_metric {case['eval_metric']}": case.asks("eval_metric"),
+        "--use_liger_kernel true": bool(case["use_liger_kernel"]),
+        f"--quant_method {case['quant_method']}": bool(case["quant_method"]),
+        "--load_best_model_at_end true": _is_true(case, "load_best_model_at_end"),
+        "swift rlhf": case.command == "rlhf",
+    }
+    names = ", ".join(name for name, is_refused in refused.items() if is_refused)
+    if not names:
+        return None
+    return Words(
+        f"--deepspeed_autotp_size {size} does not work with {names}: each process has a part of every matrix. Remove one of "
+        "them.",
+        f"--deepspeed_autotp_size {size} 不支持 {names}：每个进程只持有每个矩阵的一部分。请去掉其中一个。",
+    )
+
+
 def _way(case: Case) -> str | None:
     """What divides, as the user may have written it."""
     for name in WAYS:

@@ -205,21 +205,6 @@ def liger_is_for_text_on_one_device(case: Case) -> Words | None:
     )
 
 
-@rule(*TRAINING)
-def tensor_parallelism_is_for_full_training(case: Case) -> Words | None:
-    """DeepSpeed's automatic tensor parallelism knows whole weights, not ZeRO-3's shards."""
-    if (case["deepspeed_autotp_size"] or 1) == 1:
-        return None
-    if case["tuner_type"] == "full" and case["deepspeed"] in {"zero0", "zero1", "zero2"}:
-        return None
-    return Words(
-        "--deepspeed_autotp_size needs --tuner_type full and --deepspeed zero0, zero1 or zero2 "
-        f"(got {case['tuner_type']} and {case['deepspeed']}).",
-        "--deepspeed_autotp_size 需要 --tuner_type full 且 --deepspeed 为 zero0、zero1 或 zero2"
-        f"（得到 {case['tuner_type']} 和 {case['deepspeed']}）。",
-    )
-
-
 @rule("pt", "sft")
 def a_loss_is_known(case: Case) -> Words | None:
     """A loss of ours, unless plugins may bring others."""
@@ -253,13 +238,14 @@ def a_loss_of_ones_own_sees_all_logits(case: Case) -> Words | None:
 @rule(*TRAINING)
 def processes_divide_into_rows(case: Case) -> Words | None:
     """Every row is shared by as many processes as any other."""
-    size, count = case["sequence_parallel_size"] or 1, training_processes(case.values)
+    name = "deepspeed_autotp_size" if (case["deepspeed_autotp_size"] or 1) > 1 else "sequence_parallel_size"
+    size, count = case[name] or 1, training_processes(case.values)
     if count % size == 0:
         return None
     return Words(
-        f"--sequence_parallel_size {size} needs a multiple of {size} processes (there would be {count}). Set "
+        f"--{name} {size} needs a multiple of {size} processes (there would be {count}). Set "
         f"NPROC_PER_NODE, e.g. NPROC_PER_NODE={size} swift {case.command} ...",
-        f"--sequence_parallel_size {size} 需要进程数为 {size} 的倍数（当前为 {count}）。请设置 NPROC_PER_NODE，"
+        f"--{name} {size} 需要进程数为 {size} 的倍数（当前为 {count}）。请设置 NPROC_PER_NODE，"
         f"例如 NPROC_PER_NODE={size} swift {case.command} ...",
     )
 

@@ -47,7 +47,7 @@ class TrainingOptions(Options):
     zero_hpz_partition_size: PositiveInt | None = option(None, when=given("deepspeed"))
     """ZeRO++: number of processes over which weights are sharded, usually those of one node. If gradients become NaN,
     try `--torch_dtype float16`."""
-    deepspeed_autotp_size: PositiveInt = option(1, when=given("deepspeed"), later="DeepSpeed's tensor parallelism")
+    deepspeed_autotp_size: PositiveInt = option(1, when=given("deepspeed"))
     """Degree of DeepSpeed's automatic tensor parallelism, for full training with zero0, zero1 or zero2."""
     fsdp: JsonOrName | None = option(None, important=True)
     """Configuration of PyTorch's fully sharded data parallelism: fsdp2, JSON text or a JSON file. Instead of

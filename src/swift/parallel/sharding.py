@@ -113,7 +113,10 @@ def deepspeed_config(value: Config | str, *, hpz_partition_size: int | None = No
                 f"--deepspeed_autotp_size {autotp_size} works with ZeRO stages 0, 1 and 2, and --deepspeed "
                 f"{_shown(value)} is stage {stage}. Use --deepspeed zero2."
             )
-        config["tensor_parallel"] = {"autotp_size": autotp_size}
+        # the output layer stays whole: the loss is our own
+        config["tensor_parallel"] = {"autotp_size": autotp_size, "vocab_parallel_lm_head": False}
+        if config.get("train_batch_size") == AUTO:
+            del config["train_batch_size"]  # transformers would count every process as a reader of rows
     return config
 
 

@@ -240,7 +240,8 @@ def _look_at_rows(report: CheckReport, command: Sft, renderer: Renderer, aim: Ai
 
 def _look_at_steps(report: CheckReport, command: Sft, measured: Measured) -> Schedule:
     """How many steps the run has, and how many tokens a step."""
-    training, size = command.training, command.template.sequence_parallel_size
+    training = command.training
+    size = command.template.sequence_parallel_size * training.deepspeed_autotp_size
     count = training_processes(command.values()) // size
     sharers = "processes" if size == 1 else f"groups of {size} processes"
     numbers = measured.numbers

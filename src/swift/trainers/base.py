@@ -79,8 +79,9 @@ class SwiftTrainer(Trainer):
                  compute_metrics: Callable[[EvalPrediction], dict[str, float]],
                  callbacks: list[TrainerCallback]) -> None:  # fmt: skip
         self.mesh = feed.mesh
-        row, rows = (args.process_index, args.world_size) if feed.mesh is None else (feed.mesh.row, feed.mesh.rows)
-        self.sampler = feed.sampler(args.train_batch_size * rows)
+        self.twins = feed.twins
+        self.dealing = dealing = feed.dealing(args.process_index, args.world_size)
+        self.sampler = feed.sampler(args.train_batch_size * dealing.rows)
         self.companions = companions
         self.ratios = Ratios()
         self.saver = Saver(companions.background)
@@ -93,9 +94,8 @@ class SwiftTrainer(Trainer):
         self.validates = feed.val is not None
         if isinstance(feed.train, Stream):
             args = for_stream(args)
-            share = Share(args.train_batch_size, args.gradient_accumulation_steps, row, rows)
-            speaks = feed.mesh is None or feed.mesh.leads
-            self.follower = Follower(feed.train, share, feed.collate, speaks)
+            share = Share(args.train_batch_size, args.gradient_accumulation_steps, dealing.row, dealing.rows)
+            self.follower = Follower(feed.train, share, feed.collate, dealing.leads)
         config: PreTrainedConfig = model.config  # type: ignore[assignment]  # an adapter passes it on
         use_cache = config.use_cache
         super().__init__(
@@ -103,7 +103,9 @@ class SwiftTrainer(Trainer):
             args=args,
             data_collator=feed.collate,  # type: ignore[arg-type]  # samples are objects of ours, not dictionaries
             train_dataset=feed.train,  # type: ignore[arg-type]  # a stream is none to transformers: it has no length
-            eval_dataset=to_validate(feed, args.eval_batch_size * rows, has_benchmarks=self.benchmarks is not None),
+            eval_dataset=to_validate(
+                feed, args.eval_batch_size * dealing.rows, has_benchmarks=self.benchmarks is not None
+            ),
             compute_metrics=compute_metrics,
             callbacks=[
                 Bookmark(self.sampler),
@@ -129,7 +131,8 @@ class SwiftTrainer(Trainer):
         self.optimization = (
             OptimizerCallback(args, self) if args.optimizer is None else OPTIMIZERS[args.optimizer](args, self)
         )
-        set_seed(args.seed + args.process_index)
+        # processes that have parts of the same matrices must drop out the same numbers
+        set_seed(args.seed + args.process_index // feed.twins)
 
     # ------------------------------------------------------------------------------------------------------- batches
 
@@ -141,10 +144,10 @@ class SwiftTrainer(Trainer):
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
         """As transformers deals batches to the processes; those that share a row are dealt the same ones."""
         loader = super()._get_dataloader(*args, **kwargs)
-        if self.mesh is not None and self.mesh.rows < self.args.world_size:
+        if self.dealing.size > 1:
             dealt: Any = loader.batch_sampler
-            dealt.num_processes, dealt.process_index = self.mesh.rows, self.mesh.row
-            dealt.even_batches = self.mesh.rows > 1  # of one row at a time, the last batch may be smaller
+            dealt.num_processes, dealt.process_index = self.dealing.rows, self.dealing.row
+            dealt.even_batches = self.dealing.rows > 1  # of one row at a time, the last batch may be smaller
         return loader
 
     @override
@@ -164,7 +167,7 @@ class SwiftTrainer(Trainer):
         if self.follower:
             return 1, steps, examples, samples, step_rows, batches, max_steps
         if self.mesh is not None:
-            step_rows //= self.mesh.shape.size  # transformers takes every process for one that reads rows of its own
+            step_rows //= self.mesh.shape.size  # transformers takes each for a reader; it knows parts of matrices
         self._pace = pace = Pace(steps, step_rows)
         begin = read_position(self._from.checkpoint) if self._from else None
         if self._from and begin:
@@ -285,8 +288,7 @@ class SwiftTrainer(Trainer):
         count = torch.tensor(sum(self.num_items(batch) for batch in batches), device=device)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             count = self.accelerator.reduce(count, "sum")
-            if self.mesh is not None:
-                count = count // self.mesh.shape.size  # type: ignore[operator]  # each row was counted by all that share it
+            count = count // self.dealing.size  # type: ignore[operator]  # each row was counted by all that are dealt it
         return batches, count.clamp(min=1)  # type: ignore[union-attr]  # one tensor in, one tensor out
 
     def num_items(self, batch: dict[str, Any]) -> int:
@@ -350,13 +352,19 @@ class SwiftTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate without touching the random state, so that a run with evaluations equals one without.
 
-        Benchmarks come after the rows to validate on, where there are any. Nothing is measured when the run is told to
-        stop meanwhile.
+        Benchmarks come after the rows to validate on, where there are any. Raises StoppedInEvaluation when the run is
+        told to stop meanwhile.
         """
+        with torch.random.fork_rng(devices=[]):
+            metrics = super().evaluate(*args, **kwargs) if self.validates else {}
+            return metrics | self._answer_benchmarks() if self.benchmarks else metrics
+
+    @override
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate in training, and tell a schedule that waits for the result. Nothing is measured, and nobody told, when
+        the run is told to stop meanwhile."""
         try:
-            with torch.random.fork_rng(devices=[]):
-                metrics = super().evaluate(*args, **kwargs) if self.validates else {}
-                return metrics | self._answer_benchmarks() if self.benchmarks else metrics
+            return super()._evaluate(*args, **kwargs)
         except StoppedInEvaluation:
             return {}
 
@@ -381,7 +389,8 @@ class SwiftTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Weights that can be used without what they were divided by in training; all processes take part."""
         if self._is_sharded:
-            self._save(output_dir, state_dict=gathered_weights(self.model, self.model_wrapped))  # type: ignore[arg-type]  # a trainer has a model
+            whole = gathered_weights(self.model, self.model_wrapped, cut=self.twins > 1)  # type: ignore[arg-type]  # a trainer has a model
+            self._save(output_dir, state_dict=whole)
         else:
             super().save_model(output_dir, _internal_call)
 

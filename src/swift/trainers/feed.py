@@ -17,6 +17,33 @@ from swift.trainers.sharing import Evened
 
 
 @dataclass(frozen=True)
+class Dealing:
+    """Who is dealt which rows: neighbours in groups of `size` processes are dealt the same ones.
+
+    Such a group cuts each row into parts (`--sequence_parallel_size`) or each matrix (`--deepspeed_autotp_size`).
+    """
+
+    rank: int
+    processes: int
+    size: int
+
+    @property
+    def row(self) -> int:
+        """Which of the rows that are dealt at a time this process gets."""
+        return self.rank // self.size
+
+    @property
+    def rows(self) -> int:
+        """How many rows are dealt at a time, where each process takes one."""
+        return self.processes // self.size
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process speaks for all that get its rows."""
+        return self.rank % self.size == 0
+
+
+@dataclass(frozen=True)
 class Feed:
     """What a trainer is fed with: samples to learn from, samples to evaluate on, and how they become batches.
 
@@ -24,6 +51,7 @@ class Feed:
     group_by_length: rows of like length come together in a batch; `train.lengths` says how long they are.
     tells_epoch: whether `train` gives other samples in every epoch, which an index tells it.
     mesh: the processes that share each row (`--sequence_parallel_size`); None when each process has rows of its own.
+    twins: how many processes compute the same rows with parts of the matrices (`--deepspeed_autotp_size`).
     """
 
     train: Any
@@ -34,6 +62,11 @@ class Feed:
     group_by_length: bool = False
     tells_epoch: bool = False
     mesh: Mesh | None = None
+    twins: int = 1
+
+    def dealing(self, rank: int, processes: int) -> Dealing:
+        """Who is dealt which rows."""
+        return Dealing(rank, processes, self.twins if self.mesh is None else self.mesh.shape.size)
 
     def sampler(self, batch: int) -> EpochSampler:
         """The order of the rows; `batch` of them are computed at the same time on all processes together."""
@@ -74,4 +107,4 @@ def to_validate(feed: Feed, batch: int, *, has_benchmarks: bool) -> Any:
     """
     if feed.val is None:
         return [] if has_benchmarks else None
-    return feed.val if feed.mesh is None else Evened(feed.val, batch)
+    return feed.val if feed.mesh is None and feed.twins == 1 else Evened(feed.val, batch)

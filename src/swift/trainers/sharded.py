@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from transformers import TrainingArguments
 
 from swift.core.errors import RunError, UsageError
 from swift.core.extras import need
-from swift.models.info import read_json
+from swift.models.info import ModelInfo, read_json
 from swift.options.saved import FILE_NAME
 from swift.options.training import TrainingOptions
 from swift.parallel.partitions import is_partitioned
@@ -25,6 +26,8 @@ from swift.parallel.sharding import Config, deepspeed_config, fsdp_config, offlo
 
 OTHER_ORDER = {"round_robin_gradients", "parameter_alignment"}
 """Settings of ZeRO by which parameters lie in other places than DeepSpeed writes down."""
+MATRICES = re.compile(r"mp_rank_(\d+)_")
+"""Whose part of the matrices a file of DeepSpeed holds."""
 RECOMPUTES = "activation_checkpointing"
 """The word of transformers, and of configurations of FSDP."""
 
@@ -36,6 +39,8 @@ def sharding(training: TrainingOptions) -> str | None:
 
 def divides_weights(training: TrainingOptions) -> bool:
     """Whether weights are divided too, and not the optimizer alone."""
+    if training.deepspeed_autotp_size > 1:
+        return True
     third = training.deepspeed is not None and zero_stage(deepspeed_config(training.deepspeed)) == 3
     return third or training.fsdp is not None
 
@@ -79,6 +84,35 @@ def check_quantization(training: TrainingOptions, quantization: str | None) -> N
         raise UsageError(
             f"The weights of this model are quantized by {quantization}, and --{sharding(training)} would divide them over "
             "processes, which is not available. Use --deepspeed zero2, which divides the optimizer alone."
+        )
+
+
+def check_tensor_parallel(training: TrainingOptions, info: ModelInfo) -> None:
+    """Refuse `--deepspeed_autotp_size` for a model whose matrices it does not divide evenly. Raises UsageError.
+
+    DeepSpeed would give some processes more heads than others, or none.
+    """
+    size = training.deepspeed_autotp_size
+    if size == 1:
+        return
+    front = f"--deepspeed_autotp_size {size}"
+    if info.is_moe or info.is_multimodal:
+        raise UsageError(
+            f"{front} is for language models without experts, and this one is {info.model_type}. Use --deepspeed zero3, "
+            "which divides every model."
+        )
+    config = read_json(info.path / "config.json")
+    heads = int(config["num_attention_heads"])
+    sizes = {
+        "num_attention_heads": heads,
+        "num_key_value_heads": int(config.get("num_key_value_heads") or heads),
+        "intermediate_size": int(config["intermediate_size"]),
+    }
+    uneven = [f"{name} {value}" for name, value in sizes.items() if value % size]
+    if uneven:
+        raise UsageError(
+            f"{front} must divide the sizes of the model, and does not divide {', '.join(uneven)}. Choose a smaller "
+            "number, or --deepspeed zero3 without it."
         )
 
 
@@ -128,17 +162,19 @@ def require_sharding(accelerator: Accelerator, args: TrainingArguments) -> None:
         )
 
 
-def gathered_weights(model: nn.Module, engine: Any) -> dict[str, Any] | None:
+def gathered_weights(model: nn.Module, engine: Any, *, cut: bool) -> dict[str, Any] | None:
     """The weights that are divided over processes, whole, on the CPU of the first process; {} on the others.
 
     Of an adapter those alone that are trained. None where every process has all weights. All processes call this.
 
-    engine: DeepSpeed's, around the model.
+    engine: DeepSpeed's, around the model. cut: each matrix is divided (`--deepspeed_autotp_size`).
     """
     of_adapter = isinstance(model, PeftModel)
     if isinstance(model, FSDPModule):
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=of_adapter)
         return get_model_state_dict(model, options=options)
+    if cut:
+        return engine._consolidated_16bit_state_dict() or {}
     if any(is_partitioned(parameter) for parameter in model.parameters()):
         return engine._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=of_adapter) or {}
     return None
@@ -167,13 +203,14 @@ class SavedState:
 
     sharding: deepspeed, fsdp or None for a single file. num_processes: over how many it is divided, where it can be
     read by as many only. stage: of ZeRO; 1 stands for 2 too. offloads: whether DeepSpeed's optimizer for CPUs made it;
-    None when nobody knows.
+    None when nobody knows. cut: over how many processes each matrix is divided.
     """
 
     sharding: str | None
     num_processes: int | None = None
     stage: int = 0
     offloads: bool | None = None
+    cut: int = 1
 
 
 def saved_state(checkpoint: Path) -> SavedState:
@@ -182,7 +219,9 @@ def saved_state(checkpoint: Path) -> SavedState:
         folder = checkpoint / (checkpoint / "latest").read_text(encoding="utf-8").strip()
         parts = len(list(folder.glob("*zero_pp_rank_*_optim_states.pt")))
         third = any(folder.glob("*zero_pp_rank_*_model_states.pt"))
-        return SavedState("deepspeed", parts or None, 3 if third else min(parts, 1), _saved_offloads(checkpoint))
+        cut = {match[1] for file in folder.iterdir() if (match := MATRICES.search(file.name))}
+        stage = 3 if third else min(parts, 1)
+        return SavedState("deepspeed", parts or None, stage, _saved_offloads(checkpoint), len(cut))
     is_fsdp = (checkpoint / "optimizer_0").is_dir() or (checkpoint / "optimizer.bin").is_file()
     return SavedState("fsdp" if is_fsdp else None)
 
@@ -204,6 +243,10 @@ def _saved_offloads(checkpoint: Path) -> bool | None:
         return None
 
 
+def _stages(saved: SavedState) -> str:
+    return "1 or 2" if saved.stage == 1 else str(saved.stage)
+
+
 def check_continuable(checkpoint: Path, training: TrainingOptions, num_processes: int) -> None:
     """Refuse to go on from a checkpoint whose optimizer this run could not read. Raises RunError that says what can."""
     if training.resume_only_model:
@@ -221,9 +264,16 @@ def check_continuable(checkpoint: Path, training: TrainingOptions, num_processes
         return
     config = deepspeed_config(training.deepspeed)
     stage = zero_stage(config)
+    size = training.deepspeed_autotp_size
+    if saved.cut != size or (size > 1 and divides_anew(saved, training, num_processes)):
+        raise RunError(
+            f"{front} was saved with --deepspeed_autotp_size {saved.cut} by {saved.num_processes or 'some'} processes of ZeRO "
+            f"stage {_stages(saved)}, and this run has --deepspeed_autotp_size {size}, {num_processes} processes and stage "
+            f"{stage}: parts of matrices are continued by those that have them. {anew}"
+        )
     if (saved.stage == 0) != (stage == 0):
         raise RunError(
-            f"{front} was saved with ZeRO stage {saved.stage or '0'}, and --deepspeed is stage {stage}: stage 0 does not "
+            f"{front} was saved with ZeRO stage {_stages(saved)}, and --deepspeed is stage {stage}: stage 0 does not "
             f"divide the state of the optimizer, and keeps it otherwise. Use the same stage. {anew}"
         )
     moved = sorted(OTHER_ORDER & config.get("zero_optimization", {}).keys())

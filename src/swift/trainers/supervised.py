@@ -58,7 +58,7 @@ class SupervisedTrainer(SwiftTrainer):
         self.neftune_noise_alpha = None  # transformers takes the length of a padded or packed row for a sequence's
         # a loss or a metric of one's own sees every logit
         few = False if self.custom or self.plugin else options.use_logits_to_keep
-        divided = self.is_fsdp_enabled or not is_here(model)
+        divided = self.is_fsdp_enabled or self.twins > 1 or not is_here(model)
         self.way = choose_way(model, few, router=self.aux_coef > 0, divided=divided, mesh=self.mesh)
 
     def _reported(self) -> tuple[str, ...] | None:
@@ -89,7 +89,8 @@ class SupervisedTrainer(SwiftTrainer):
         with noise_on_embeddings(inner, inputs, self.noise, self.mesh) if noisy else nullcontext():
             loss, scores, outputs = self.losses(model, inputs, num_items_in_batch)
         sharers = 1 if self.mesh is None else self.mesh.shape.size
-        processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else sharers
+        averaged = self.accelerator.num_processes // self.twins  # gradients of parts of matrices are averaged by row
+        processes = averaged if self.args.average_tokens_across_devices else sharers
         if self.custom is None:
             loss = loss * processes
         elif self.custom.divides:
