@@ -115,8 +115,7 @@ def take_up(engine: Any, checkpoint: Path) -> None:
     optimizer.load_state_dict(listed)
     if not third:
         optimizer.update_lp_params()
-    for name, value in saved.counters.items():
-        setattr(engine, name, value)
+    engine.global_steps, engine.global_samples, engine.skipped_steps = (saved.counters[name] for name in COUNTERS)
     if engine.lr_scheduler is not None and saved.schedule is not None:
         engine.lr_scheduler.load_state_dict(saved.schedule)
     get_logger().info("the optimizer of %s is divided anew, among %d processes", checkpoint, len(listed))
