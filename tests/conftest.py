@@ -21,6 +21,23 @@ PACKAGES = {"extra": "deepspeed", "vllm": "vllm", "sglang": "sglang", "lmdeploy"
 ENGINES = ("vllm", "sglang", "lmdeploy")
 
 
+KEPT: list[object] = []
+"""What must live as long as the tests do."""
+
+
+def pytest_configure() -> None:
+    """Let torchvision, which SGLang imports, be imported beside a torch for CPUs: two of its kernels are built for another."""
+    if importlib.util.find_spec("sglang") is None or importlib.util.find_spec("torchvision") is None:
+        return
+    import torch
+
+    if torch.__version__.endswith("+cpu"):
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        KEPT.append(library)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave tests to the environments that have the packages they need."""
     absent = {marker for marker, package in PACKAGES.items() if importlib.util.find_spec(package) is None}

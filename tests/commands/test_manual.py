@@ -21,7 +21,7 @@ def test_every_parameter_that_works_has_a_test_that_shows_its_effect(capsys):
 
 def test_what_hangs_on_a_feature_to_come_is_not_said_to_work():
     text = manual.page()
-    row = next(line for line in text.splitlines() if line.startswith("| `sglang_tp_size`"))
+    row = next(line for line in text.splitlines() if line.startswith("| `thread_count`"))
     assert row.endswith("| not yet |")
     row = next(line for line in text.splitlines() if line.startswith("| `lora_rank`"))
     assert "works (" in row
