@@ -252,7 +252,7 @@ def of_rows(processes: int) -> dict[str, int]:
 def test_zero_goes_on_in_other_processes_and_stages_with_its_moments(
     swift: Swift, before: tuple[str, int], after: tuple[str, int], kind: str
 ) -> None:
-    """Within 1e-6 of the run that was not stopped; without moments weights would be some 1e-4 away."""
+    """Within 1e-6 of the run that was not stopped; without moments whole models are 1e-3 away."""
     (stage, processes), (later, others) = before, after
     name = f"{stage}-in-{processes}"
     run = swift.place / f"{name}-{kind}"
