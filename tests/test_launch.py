@@ -66,7 +66,7 @@ def test_a_taken_default_port_is_replaced_on_one_node(started, monkeypatch):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        monkeypatch.setattr(launch, "_free", lambda _: False)
+        monkeypatch.setattr(launch, "is_free_port", lambda _: False)
         monkeypatch.setenv("NPROC_PER_NODE", "2")
         assert launch.torchrun_options()[-1] != "--master_port=29500"
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from swift.core import ending, environment, phases
 from swift.core.errors import SwiftError, UsageError
 from swift.core.registry import nearest
-from swift.options.conditions import Words
+from swift.options.conditions import TRAINING, Words
 from swift.options.wording import say
 
 
@@ -67,9 +67,7 @@ TOOLS: dict[str, Words] = {
 }  # fmt: skip
 
 
-CHECKED = ("pt", "sft", "rlhf")
-"""The commands that can be looked at before they run."""
-HEARS_SIGTERM = ("pt", "sft", "rlhf", "infer", "export", "merge-lora")
+HEARS_SIGTERM = (*TRAINING, "infer", "export", "merge-lora")
 """The commands that come to an end by themselves; servers have their own way to be told."""
 
 
@@ -133,7 +131,7 @@ def _command(name: str, argv: list[str], language: str) -> int:
 
     command = parse(name, argv, language)
     launch.export_knobs(command.model.model_kwargs or {})
-    if name in CHECKED and command.proof.dry_run:
+    if name in TRAINING and command.proof.dry_run:
         launch.settle_threads()
         return _run("swift.commands.check:run", command)
     address = COMMANDS[name].run
@@ -145,7 +143,7 @@ def _command(name: str, argv: list[str], language: str) -> int:
         return _run("swift.parallel.ray:run", name, argv, command.general)
     launch.relaunch(name, argv)
     launch.end_with_launcher()
-    if name in CHECKED and (command.training.deepspeed or command.training.fsdp):
+    if name in TRAINING and (command.training.deepspeed or command.training.fsdp):
         launch.stand_alone()
     if name not in HEARS_SIGTERM:
         return _run(address, command)
@@ -176,8 +174,8 @@ def _check(argv: list[str], language: str) -> int:
     if name in ("--help", "-h"):
         print(TOOLS["check"].say(language))
         return 0
-    if name not in CHECKED:
-        raise UsageError(say("no_check", language, word=name, names=", ".join(CHECKED)))
+    if name not in TRAINING:
+        raise UsageError(say("no_check", language, word=name, names=", ".join(TRAINING)))
     words = [word for word in argv[1:] if word not in ("--help", "-h")]
     return (
         _help(name, words, language) if words != argv[1:] else _command(name, [*words, "--dry_run", "true"], language)

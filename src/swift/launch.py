@@ -10,13 +10,13 @@ import atexit
 import ctypes
 import os
 import signal
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from swift.core import environment
 from swift.core.logs import get_logger
+from swift.core.ports import is_free_port, some_free_port
 
 DISTRIBUTED = ("pt", "sft", "rlhf", "infer")
 """The commands that run in several processes."""
@@ -137,18 +137,6 @@ def torchrun_options() -> list[str]:
         if variable.is_set():
             options.append(f"--{name}={variable.get()}")
     port = environment.MASTER_PORT.integer() or 0
-    if not environment.MASTER_PORT.is_set() and (environment.NNODES.integer() or 1) == 1 and not _free(port):
+    if not environment.MASTER_PORT.is_set() and (environment.NNODES.integer() or 1) == 1 and not is_free_port(port):
         port = some_free_port()
     return [*options, f"--master_port={port}"]
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
-
-
-def some_free_port() -> int:
-    """A port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

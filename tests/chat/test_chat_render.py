@@ -383,7 +383,7 @@ def test_a_checkpoint_without_template_needs_a_name_or_takes_the_layout_of_its_f
     assert by_family.prompt(chat("Q")) == Renderer(bare, TemplateOptions(template="qwen")).prompt(chat("Q"))
     own = Renderer(tiny.tokenizer(), TemplateOptions(), layout=LAYOUTS["qwen"])
     assert own.chat_template == tiny.CHATML
-    with pytest.raises(UsageError, match=r"Did you mean: qwen3\?"):
+    with pytest.raises(UsageError, match=r"Did you mean qwen3\?"):
         Renderer(bare, TemplateOptions(template="qwen_3"))
 
 

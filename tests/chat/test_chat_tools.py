@@ -291,7 +291,7 @@ def test_a_result_without_a_call_is_refused_and_so_is_a_wrong_order() -> None:
 
 @pytest.mark.parameter("agent_template")
 def test_a_name_that_is_unknown_or_has_no_wording_here_is_refused_with_the_way_out() -> None:
-    with pytest.raises(UsageError, match="Did you mean: hermes"):
+    with pytest.raises(UsageError, match="Did you mean hermes"):
         renderer_of("hermess")
     for name in CHECKPOINTS_ONLY:
         with pytest.raises(UsageError, match=f"--agent_template {name}: only the chat template of its checkpoints"):

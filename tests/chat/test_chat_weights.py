@@ -62,8 +62,8 @@ def test_a_base_strategy_and_refinements_are_read(text, base, count) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("last_rund", "Did you mean: last_round?"),
-        ("default+reakt", "Did you mean: react?"),
+        ("last_rund", "Did you mean last_round?"),
+        ("default+reakt", "Did you mean react?"),
         ("ignore_empty_think+all", "stands in front"),
         ("ignore_empty_think+ignore_empty_think", "twice"),
         ("", "unknown strategy ''"),

@@ -161,7 +161,7 @@ def test_a_benchmark_that_fails_is_an_error_and_the_others_and_the_training_go_o
 @pytest.mark.parameter("eval_dataset")
 def test_names_that_are_no_benchmarks_end_the_run_before_it_begins(tmp_path):
     more = ["--eval_use_evalscope", "true", "--eval_dataset", "general_qaa"]
-    with pytest.raises(UsageError, match=r"--eval_dataset general_qaa: .* did you mean general_qa"):
+    with pytest.raises(UsageError, match=r"--eval_dataset general_qaa: .* Did you mean general_qa"):
         sft.run(parse("sft", line(tmp_path / "out", *more)))
 
 

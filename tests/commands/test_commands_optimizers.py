@@ -86,7 +86,7 @@ def test_a_run_is_stopped_early(place, tmp_path):
 
 
 def test_names_are_looked_up_before_the_model_is_loaded(place, tmp_path):
-    with pytest.raises(UsageError, match=r"Unknown optimizer 'sing'\. Did you mean: sign"):
+    with pytest.raises(UsageError, match=r"Unknown optimizer 'sing'\. Did you mean sign"):
         train(place, tmp_path, "--optimizer", "sing", "--external_plugins", str(PLUGINS / "optimizer.py"))
     with pytest.raises(UsageError, match="there is no such optimizer"):
         train(place, tmp_path, "--optimizer", "sing")

@@ -73,7 +73,7 @@ def test_the_engine_is_chosen_by_what_it_has_to_do(tmp_path):
     assert engine(plain, configs=unknown) == PYTORCH
     with pytest.raises(UsageError, match=r"only the TurboMind engine has communicator.*only it reads adapters"):
         engine(adapted, only_turbomind)
-    with pytest.raises(UsageError, match="no argument eager_mod; did you mean eager_mode"):
+    with pytest.raises(UsageError, match=r"no argument eager_mod\. Did you mean eager_mode"):
         engine(plain, LmdeployOptions(lmdeploy_engine_kwargs={"eager_mod": True}))
 
 

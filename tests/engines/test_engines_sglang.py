@@ -64,7 +64,7 @@ def test_a_switch_that_is_gone_is_refused_with_what_has_its_place(tmp_path):
     with pytest.raises(UsageError, match="no such switch any more; --sglang_ep_size"):
         engine_arguments(Served(tmp_path), options, {"ep_size": 1})
     misspelt = SglangOptions(sglang_engine_kwargs={"stream_intervall": 1})
-    with pytest.raises(UsageError, match="no argument stream_intervall; did you mean stream_interval"):
+    with pytest.raises(UsageError, match=r"no argument stream_intervall\. Did you mean stream_interval"):
         engine_arguments(Served(tmp_path), misspelt, {"stream_interval": 1})
 
 

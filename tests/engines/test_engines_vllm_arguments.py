@@ -66,7 +66,7 @@ def test_further_arguments_go_before_all_others_and_unknown_ones_are_named(tmp_p
     options = VllmOptions(vllm_max_num_seqs=3, vllm_engine_kwargs={"max_num_seqs": 5, "block_size": 32})
     made = engine_arguments(Served(tmp_path), options, {"max_num_seqs": None, "block_size": None})
     assert (made["max_num_seqs"], made["block_size"]) == (5, 32)
-    with pytest.raises(UsageError, match="no argument blocksize; did you mean block_size"):
+    with pytest.raises(UsageError, match=r"no argument blocksize\. Did you mean block_size"):
         engine_arguments(Served(tmp_path), VllmOptions(vllm_engine_kwargs={"blocksize": 1}), {"block_size": None})
 
 

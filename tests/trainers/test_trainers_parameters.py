@@ -277,7 +277,6 @@ def test_extra_arguments_reach_transformers(tmp_path):
         ({"lr_scheduler_type": "zigzag"}, {}, "--lr_scheduler_type"),
         ({}, {"logging_strategy": "sometimes"}, "--logging_strategy"),
         ({}, {"torch_empty_cache_steps": -1}, "--torch_empty_cache_steps"),
-        ({"warmup_ratio": 0.1}, {"warmup_steps": 5.0}, "--warmup_steps"),
     ],
 )
 def test_what_transformers_refuses_is_told_with_its_flag(tmp_path, options, extra, flag):

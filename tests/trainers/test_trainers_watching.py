@@ -158,8 +158,8 @@ def test_utilization_is_operations_over_time_over_what_the_device_can_do(tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"optimizer": "moun"}, "Unknown optimizer 'moun'. Did you mean: muon"),
-        ({"callbacks": ["graceful"]}, "Unknown callback 'graceful'. Did you mean: graceful_exit"),
+        ({"optimizer": "moun"}, "Unknown optimizer 'moun'. Did you mean muon"),
+        ({"callbacks": ["graceful"]}, "Unknown callback 'graceful'. Did you mean graceful_exit"),
         ({"callbacks": ["early_stop"]}, "--early_stop_interval"),
         ({"optimizer": "galore"}, "--use_galore"),
         ({"optimizer": "lorap"}, "--lorap_lr_ratio"),

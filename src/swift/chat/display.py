@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from swift.core.labels import IGNORED
+
 
 def show(
     input_ids: Sequence[int], labels: Sequence[int], decode: Callable[[list[int]], str], *, colours: bool = False
@@ -29,6 +31,6 @@ def show(
 
 def runs(labels: Sequence[int]) -> list[tuple[int, int, bool]]:
     """(start, end, whether it is learnt) of each longest run of tokens of one kind."""
-    edges = [i for i in range(1, len(labels)) if (labels[i] == -100) != (labels[i - 1] == -100)]
+    edges = [i for i in range(1, len(labels)) if (labels[i] == IGNORED) != (labels[i - 1] == IGNORED)]
     starts = [0, *edges] if labels else []
-    return [(s, e, labels[s] != -100) for s, e in zip(starts, [*edges, len(labels)], strict=False)]
+    return [(s, e, labels[s] != IGNORED) for s, e in zip(starts, [*edges, len(labels)], strict=False)]

@@ -16,8 +16,7 @@ from swift.catalog.layouts import LAYOUTS
 from swift.chat.messages import Conversation
 from swift.chat.render import Renderer, Sample
 from swift.core.errors import DataError
-
-_IGNORED = -100
+from swift.core.labels import IGNORED
 
 
 class Readings:
@@ -48,7 +47,7 @@ class Readings:
             return error
         if self._closing and ids[-len(self._closing) :] != self._closing:
             ids = [*ids, *self._closing]
-        return Sample(ids, [_IGNORED] * len(ids), None, conversation.extra)
+        return Sample(ids, [IGNORED] * len(ids), None, conversation.extra)
 
 
 def _closing(renderer: Renderer) -> list[int]:
@@ -69,4 +68,4 @@ def _learnable(conversation: Conversation) -> Conversation:
 
 
 def _read(sample: Sample | DataError) -> Sample | DataError:
-    return sample if isinstance(sample, DataError) else replace(sample, labels=[_IGNORED] * len(sample), weights=None)
+    return sample if isinstance(sample, DataError) else replace(sample, labels=[IGNORED] * len(sample), weights=None)

@@ -23,6 +23,7 @@ from swift.chat.turns import check_contents, check_turns
 from swift.chat.weighing import Runs, is_on, mixed, runs_of, weights_of
 from swift.chat.weights import is_learnt, parse_loss_scale
 from swift.core.errors import DataError
+from swift.core.labels import IGNORED
 from swift.core.logs import get_logger
 from swift.options.template import TemplateOptions
 
@@ -51,7 +52,7 @@ class Sample:
     @property
     def learnt(self) -> int:
         """How many tokens are learnt."""
-        return len(self.labels) - self.labels.count(-100)
+        return len(self.labels) - self.labels.count(IGNORED)
 
 
 @dataclass(slots=True)
@@ -319,22 +320,22 @@ class Renderer:
         """The tokens of the pieces one after the other, labelled where they are learnt."""
         plain, base = self._template is None, self._plan.base
         input_ids = list(self._encoder.prefix_ids) if plain else []
-        labels = input_ids.copy() if base == "all" else [-100] * len(input_ids)
+        labels = input_ids.copy() if base == "all" else [IGNORED] * len(input_ids)
         scales = [float(base == "all")] * len(input_ids)
         for i, (piece, tokens) in enumerate(zip(row.pieces, ids, strict=True)):
             input_ids += tokens
             if weights is None:
-                labels += tokens if is_on(piece, row.learnt, base) else [-100] * len(tokens)
+                labels += tokens if is_on(piece, row.learnt, base) else [IGNORED] * len(tokens)
             else:
-                labels += [token if weight else -100 for token, weight in zip(tokens, weights[i], strict=True)]
+                labels += [token if weight else IGNORED for token, weight in zip(tokens, weights[i], strict=True)]
                 scales += weights[i]
         if plain:
             ending = self._encoder.suffix_ids or list(self._encoder.single_ids(self.stop_words))
             input_ids += ending
-            labels += ending if row.learnt[-1] else [-100] * len(ending)
+            labels += ending if row.learnt[-1] else [IGNORED] * len(ending)
             scales += [float(row.learnt[-1])] * len(ending)
         if labels:
-            labels[0] = -100
+            labels[0] = IGNORED
         sample = Sample(input_ids, labels, None, row.extra)
         if not sample.learnt:
             raise DataError('Nothing of the conversation is learnt: every reply is empty, or has "loss": false.')

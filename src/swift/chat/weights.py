@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, cast
 from swift.chat.messages import Message
 from swift.chat.patterns import Patterns, patterns_of, read_patterns
 from swift.core.errors import UsageError
-from swift.core.registry import Registry, nearest
+from swift.core.registry import Registry, did_you_mean
 
 Base = Literal["default", "last_round", "all"]
 BASES: tuple[Base, ...] = ("default", "last_round", "all")
@@ -154,8 +154,7 @@ def _problem(name: str, before: list[str]) -> str | None:
     if name in LOSS_SCALES or name.endswith(".json"):
         return None
     known = [*BASES, *LOSS_SCALES]
-    hint = f" Did you mean: {guess[0]}?" if (guess := nearest(name, known)) else ""
-    return f"unknown strategy {name!r}.{hint} There are: {', '.join(known)}, and JSON files."
+    return f"unknown strategy {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)}, and JSON files."
 
 
 def is_learnt(messages: Sequence[Message], base: Base) -> list[bool]:

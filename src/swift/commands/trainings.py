@@ -19,6 +19,7 @@ from typing import Any
 from swift import launch
 from swift.commands import sft
 from swift.core.errors import RunError, SwiftError, UsageError
+from swift.core.ports import some_free_port
 from swift.options.commands import Sft
 from swift.proofs.equivalence import Record
 from swift.proofs.trace import NOTHING, Tracer, Wish
@@ -66,7 +67,7 @@ class Trainings:
         folder = self.folder / f"{self._count}-{re.sub(r'[^a-z0-9]+', '-', name)}"
         folder.mkdir()
         order = Order(command.replace({"output_dir": str(folder / "run")}, {}), folder, wish)
-        port = launch.some_free_port()
+        port = some_free_port()
         for rank in range(processes):
             self._start(carry_out, order, rank, processes, port)
         for process in self._processes:

@@ -17,6 +17,12 @@ def nearest(name: str, known: Mapping[str, object] | list[str], count: int = 1) 
     return get_close_matches(name, list(known), n=count, cutoff=0.6)
 
 
+def did_you_mean(name: str, known: Mapping[str, object] | list[str]) -> str:
+    """The question to put behind a sentence about an unknown name, with a blank before it; "" when nothing is close."""
+    near = nearest(name, known)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
 class Registry(Mapping[str, T], Generic[T]):
     """A table of names for one kind of thing.
 
@@ -30,9 +36,8 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:
-            guess = nearest(name, self._entries)
-            hint = f" Did you mean: {guess[0]}?" if guess else ""
-            raise UsageError(f"Unknown {self.kind} {name!r}.{hint} There are: {', '.join(sorted(self._entries))}.")
+            guess = did_you_mean(name, self._entries)
+            raise UsageError(f"Unknown {self.kind} {name!r}.{guess} There are: {', '.join(sorted(self._entries))}.")
         value = self._entries[name]
         if isinstance(value, str):
             module, _, attribute = value.partition(":")

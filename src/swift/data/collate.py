@@ -15,9 +15,8 @@ from typing import Any, Literal
 import torch
 
 from swift.chat.render import Sample
+from swift.core.labels import IGNORED
 
-IGNORED = -100
-"""The label of a token that is not learnt."""
 FILLING = "filling"
 """The mark in `Sample.extra` of a sample that fills up a set and does not count."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from swift.catalog.datasets import DatasetMeta, SubsetDataset
 from swift.core.errors import DataError
-from swift.core.registry import nearest
+from swift.core.registry import did_you_mean
 from swift.data.rows import shown
 
 _TEXTS = ("ms_dataset_id", "hf_dataset_id", "dataset_path", "dataset_name", "help")
@@ -97,8 +97,7 @@ def _check_keys(entry: Any, known: set[str], where: str) -> None:
         raise DataError(f"{where}: is no object (got {shown(entry)}).")
     for key in entry:
         if key not in known:
-            near = nearest(key, sorted(known))
-            guess = f" Did you mean {near[0]}?" if near else ""
+            guess = did_you_mean(key, sorted(known))
             raise DataError(f"{where}: unknown key {key!r}.{guess} There are: {', '.join(sorted(known))}.")
 
 

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from swift.chat.render import Sample
+from swift.core.labels import IGNORED
 from swift.data.truncate import Strategy, truncate
 
-_IGNORED = -100
 _TYPES = {
     "tokens": numpy.int32,
     "learnt": numpy.bool_,
@@ -73,7 +73,7 @@ def pack(rows: Sequence[Sequence[Sample]], texts: Sequence[dict[str, Any]] = ())
     samples = list(chain.from_iterable(rows))
     tokens = numpy.asarray(_flat("i", [sample.input_ids for sample in samples]), dtype=numpy.int32)
     labels = numpy.asarray(_flat("i", [sample.labels for sample in samples]), dtype=numpy.int32)
-    learnt = labels != _IGNORED
+    learnt = labels != IGNORED
     lengths = numpy.array([len(sample.input_ids) for sample in samples], dtype=numpy.int32)
     borders = borders_of(lengths)
     learnt_before = borders_of(learnt)[borders]
@@ -195,7 +195,7 @@ class SampleStore:
         extra = _part(self._packed.extras, self._extra_borders, index)
         return Sample(
             input_ids=tokens.tolist(),
-            labels=numpy.where(self.learnt[place], tokens, _IGNORED).tolist(),
+            labels=numpy.where(self.learnt[place], tokens, IGNORED).tolist(),
             weights=None if weights is None else weights.tolist(),
             extra={} if extra is None else json.loads(extra.tobytes(), object_hook=_unnamed),
         )
@@ -284,7 +284,7 @@ class CutStore:
     def arrays(self, index: int) -> tuple[NDArray[numpy.int32], NDArray[numpy.bool_]]:
         """The tokens of sample `index`, cut, and which of them are learnt."""
         sample = self.sample(index)
-        return numpy.array(sample.input_ids, dtype=numpy.int32), numpy.array(sample.labels) != _IGNORED
+        return numpy.array(sample.input_ids, dtype=numpy.int32), numpy.array(sample.labels) != IGNORED
 
 
 class SampleSet(Dataset[Sample]):

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from swift.chat.render import Sample
+from swift.core.labels import IGNORED
 
 Strategy = Literal["delete", "left", "right", "split"]
-
-_IGNORED = -100
 
 
 def truncate(sample: Sample, max_length: int, strategy: Strategy) -> list[Sample]:
@@ -37,7 +36,7 @@ def _cut(sample: Sample, start: int, end: int) -> Sample:
     weights = sample.weights
     return Sample(
         input_ids=sample.input_ids[start:end],
-        labels=[_IGNORED, *sample.labels[start + 1 : end]],
+        labels=[IGNORED, *sample.labels[start + 1 : end]],
         weights=None if weights is None else [0.0, *weights[start + 1 : end]],
         extra=sample.extra,
     )

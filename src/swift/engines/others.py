@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from swift.core.errors import EngineError, UsageError
+from swift.core.registry import did_you_mean
 from swift.models.info import read_json
 
 UNREADABLE = ("modules_to_save", "use_dora", "bias", "trainable_token_indices")
@@ -87,9 +87,8 @@ def check_known(option: str, given: Mapping[str, Any], known: Mapping[str, Any],
     problems = []
     for name in given:
         if name not in known:
-            near = get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else "."
-            problems.append(f"--{option}: the installed {engine} has no argument {name}{hint}")
+            guess = did_you_mean(name, known)
+            problems.append(f"--{option}: the installed {engine} has no argument {name}.{guess}")
     if problems:
         raise UsageError(*problems)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from swift.core.errors import UsageError
 from swift.core.extras import need
 from swift.core.logs import get_logger
+from swift.core.registry import did_you_mean
 
 WHY = "--vllm_reasoning_parser"
 TAGS = ("<think>", "</think>")
@@ -38,9 +38,8 @@ class ReasoningParser:
     def __init__(self, name: str, tokenizer: PreTrainedTokenizerBase) -> None:
         names = list(need("vllm.reasoning", WHY).ReasoningParserManager.list_registered())
         if name not in names:
-            near = get_close_matches(name, names, 1)
-            hint = f"Did you mean {near[0]}? " if near else ""
-            raise UsageError(f"--vllm_reasoning_parser {name} is unknown. {hint}vLLM has: {', '.join(sorted(names))}.")
+            guess = did_you_mean(name, names)
+            raise UsageError(f"--vllm_reasoning_parser {name} is unknown.{guess} vLLM has: {', '.join(sorted(names))}.")
         manager: Any = need("vllm.parser.parser_manager", WHY).ParserManager
         try:
             self._kind: Any = manager.get_parser(reasoning_parser_name=name, tokenizer=tokenizer)

@@ -19,6 +19,7 @@ from swift.core import environment
 from swift.core.errors import RunError, UsageError
 from swift.core.extras import need_installed
 from swift.core.logs import get_logger
+from swift.core.registry import did_you_mean
 from swift.engines.base import Sampling
 from swift.trainers.benchmarks import PREFIX, Answer, Marks, Question
 
@@ -148,8 +149,7 @@ def check_benchmarks(names: Sequence[str]) -> None:
     unknown: dict[str, list[str]] = json.loads(said)["unknown"]
     if unknown:
         raise UsageError(*(
-            f"--eval_dataset {name}: EvalScope has no such benchmark"
-            + (f"; did you mean {' or '.join(nearest)}?" if nearest else ".")
+            f"--eval_dataset {name}: EvalScope has no such benchmark." + did_you_mean(name, nearest)
             for name, nearest in unknown.items()
         ))  # fmt: skip
 

@@ -17,11 +17,11 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from difflib import get_close_matches
 from itertools import count
 from typing import Any, TextIO
 
 from swift.core.extras import need
+from swift.core.registry import nearest
 
 WHY = "--eval_use_evalscope true"
 PLAIN = (
@@ -108,9 +108,7 @@ def unknown(names: Sequence[str]) -> dict[str, list[str]]:
     """The names that are no benchmarks, each with what it may have meant."""
     need("evalscope", WHY)
     registry = need("evalscope.api.registry", WHY).BENCHMARK_REGISTRY
-    return {
-        name: get_close_matches(name, registry.list_keys(), n=3, cutoff=0.5) for name in names if name not in registry
-    }
+    return {name: nearest(name, list(registry.list_keys()), count=3) for name in names if name not in registry}
 
 
 def examine(name: str, task: Mapping[str, Any], api: Any) -> dict[str, float]:

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy as torch_cross_entropy
 
 from swift.catalog.components import LOSSES
-
-IGNORED = -100
+from swift.core.labels import IGNORED
 
 
 class BaseLoss:

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from swift.core.labels import IGNORED
 from swift.losses.chunked import learn
 from swift.losses.objective import Objective
 from swift.losses.projection import Projection
 from swift.losses.reduce import sum_by_sequence
-
-IGNORED = -100
-"""The label of a token that is not learnt."""
 
 
 def predicted(labels_BT: Tensor) -> Tensor:

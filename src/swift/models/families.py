@@ -11,7 +11,7 @@ from swift.catalog.families_text import FAMILIES
 from swift.catalog.family import Family
 from swift.catalog.layouts import LAYOUTS, Layout
 from swift.core.errors import ModelError
-from swift.core.registry import nearest
+from swift.core.registry import did_you_mean
 from swift.hub.models import name_of
 from swift.options.template import TemplateOptions
 
@@ -105,8 +105,7 @@ def _checked(wanted: str, fitting: Sequence[Family], architectures: Sequence[str
     is_loose = row is not None and (not row.architectures or row.loader is not None)
     if wanted in names or wanted == model_type or is_loose:
         return wanted
-    near = nearest(wanted, FAMILIES)
-    hint = f" Did you mean {near[0]}?" if near and wanted not in FAMILIES else ""
+    hint = "" if wanted in FAMILIES else did_you_mean(wanted, FAMILIES)
     raise ModelError(
         f"--model_type {wanted} does not fit this checkpoint, whose architecture is {', '.join(architectures)} "
         f"({', '.join(names) or model_type}).{hint} Drop --model_type, or pass the model it belongs to."

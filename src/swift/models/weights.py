@@ -42,22 +42,19 @@ def check_safetensors(path: Path) -> set[str]:
     the bytes expected and found.
     """
     size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        if len(start) < 8:
-            raise _broken(path, f"at least 8 bytes are expected, {size} were found")
-        length = struct.unpack("<Q", start)[0]
-        if 8 + length > size:
-            raise _broken(path, f"the header alone takes {8 + length} bytes, {size} were found")
-        try:
-            header: dict[str, Any] = json.loads(file.read(length))
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            raise _broken(path, "its header is not the JSON the format asks for") from None
-    header.pop("__metadata__", None)
-    end = _end_of_tensors(path, header)
-    if 8 + length + end != size:
-        raise _broken(path, f"{8 + length + end} bytes are expected, {size} were found")
+    header, begin = _read_header(path)
+    end = begin + _end_of_tensors(path, header)
+    if end != size:
+        raise _broken(path, f"{end} bytes are expected, {size} were found")
     return set(header)
+
+
+def described_tensors(path: Path) -> dict[str, dict[str, Any]]:
+    """The tensors of a safetensors file by name: `dtype`, `shape` and `data_offsets`. Only the header is read.
+
+    Raises ModelError when the header cannot be read.
+    """
+    return _read_header(path)[0]
 
 
 def check_folder(folder: Path) -> None:
@@ -113,6 +110,24 @@ def _read_index(index: Path) -> dict[str, str]:
         return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError):
         raise ModelError(f"{index} is no index of weights: no JSON with a `weight_map`. Copy it again.") from None
+
+
+def _read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """What the header of a safetensors file says of its tensors, and the place in bytes where they begin."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        if len(start) < 8:
+            raise _broken(path, f"at least 8 bytes are expected, {size} were found")
+        length = struct.unpack("<Q", start)[0]
+        if 8 + length > size:
+            raise _broken(path, f"the header alone takes {8 + length} bytes, {size} were found")
+        try:
+            header: dict[str, dict[str, Any]] = json.loads(file.read(length))
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise _broken(path, "its header is not the JSON the format asks for") from None
+    header.pop("__metadata__", None)
+    return header, 8 + length
 
 
 def _end_of_tensors(path: Path, header: dict[str, Any]) -> int:

@@ -15,6 +15,10 @@ CanBe = Callable[[str, tuple[Any, ...]], bool]
 """Whether a flag can have one of these values in this version, or with () anything but its default."""
 
 
+TRAINING = ("pt", "sft", "rlhf")
+"""The commands that train."""
+
+
 @dataclass(frozen=True)
 class Words:
     """One sentence or phrase in both languages of the interface."""

@@ -28,7 +28,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, core_schema
 
-from swift.core.registry import nearest
+from swift.core.registry import did_you_mean
 from swift.options.conditions import Condition
 
 
@@ -304,9 +304,8 @@ class Choices:
 
         def check(name: str) -> str:
             if name not in self.table and not self.is_open:
-                guess = nearest(name, self.table)
-                hint = f"; did you mean {guess[0]}?" if guess else ""
-                raise ValueError(f"must be one of {', '.join(sorted(self.table))}{hint}")
+                guess = did_you_mean(name, self.table)
+                raise ValueError(f"must be one of {', '.join(sorted(self.table))}.{guess}")
             return name
 
         return core_schema.no_info_after_validator_function(check, handler(source))

@@ -17,13 +17,12 @@ from swift.catalog.families_text import FAMILIES
 from swift.catalog.family import Family
 from swift.catalog.tasks import TASK_LOSSES
 from swift.options import defaults_preference
-from swift.options.conditions import Values
+from swift.options.conditions import TRAINING, Values
 from swift.options.declare import Command, Origin, Source, flags
 from swift.options.derivations import Derivations, Derived, training_processes
 
 derives = Derivations()
 
-TRAINING = ("pt", "sft", "rlhf")
 SERVED = ("deploy", "rollout", "eval", "app")
 ENOUGH_ROWS = 16
 """Rows an optimizer step should see at least."""

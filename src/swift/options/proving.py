@@ -55,7 +55,7 @@ def read(argv: Sequence[str], language: str) -> Proving:
     name = words.pop(0) if words and not words[0].startswith("-") else ""
     if name not in PROOFS:
         near = nearest(name, PROOFS)
-        guess = say("guess_word", language, name=near[0]) if near and name else ""
+        guess = say("value_guess", language, name=near[0]) if near and name else ""
         problems.append(say("prove_what", language, word=name, names=", ".join(PROOFS), guess=guess))
     command = words.pop(0) if words and not words[0].startswith("-") else PROVEN[0]
     if command not in PROVEN:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from swift.options.case import Case, Rules, exclusive
-from swift.options.conditions import Words
+from swift.options.conditions import TRAINING, Words
 
 rule = Rules()
-TRAINING = ("pt", "sft", "rlhf")
 
 
 @rule(*TRAINING)

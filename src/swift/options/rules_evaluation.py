@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from swift.catalog.trackers import TRACKERS
 from swift.options.case import Case, Rules
-from swift.options.conditions import Words
+from swift.options.conditions import TRAINING, Words
 from swift.options.defaults import has_rows_to_validate, is_validated
 from swift.options.evaluation import GENERATION
 
 rule = Rules()
-TRAINING = ("pt", "sft", "rlhf")
 
 
 # --------------------------------------------------------------------------------------------------------- evaluation

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from swift.options.case import Case, Rules, exclusive
-from swift.options.conditions import Words
+from swift.options.conditions import TRAINING, Words
 from swift.options.model import QUANT_BITS
 
 rule = Rules()
 EXPORTING = ("export", "merge-lora")
-TRAINING = ("pt", "sft", "rlhf")
 
 
 @rule()

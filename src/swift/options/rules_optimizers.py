@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from swift.catalog.components import CALLBACKS, OPTIMIZERS
-from swift.core.registry import nearest
 from swift.options.case import Case, Rules
-from swift.options.conditions import Words
+from swift.options.conditions import TRAINING, Words
+from swift.options.wording import guessed
 
 rule = Rules()
-TRAINING = ("pt", "sft", "rlhf")
 BRINGS = {"lorap": "lorap_lr_ratio", "galore": "use_galore"}
 """Optimizer -> the option it is chosen by, and cannot do without."""
 MUON = ("muon", "muonclip")
@@ -155,9 +154,8 @@ def a_schedule_that_has_settings(case: Case) -> Words | None:
 
 
 def _unknown(flag: str, kind: str, kind_zh: str, name: str, table: Mapping[str, object]) -> Words:
-    near, known = nearest(name, table), ", ".join(sorted(table))
-    guess, guess_zh = (f" Did you mean {near[0]}?", f"您是否想用 {near[0]}？") if near else ("", "")
+    guess, known = guessed(name, table), ", ".join(sorted(table))
     return Words(
-        f"--{flag} {name}: there is no such {kind}.{guess} There are: {known}. Plugins (--external_plugins) bring others.",
-        f"--{flag} {name}：没有这个{kind_zh}。{guess_zh}可选：{known}。插件（--external_plugins）可以注册更多。",
+        f"--{flag} {name}: there is no such {kind}.{guess.en} There are: {known}. Plugins (--external_plugins) bring others.",
+        f"--{flag} {name}：没有这个{kind_zh}。{guess.zh}可选：{known}。插件（--external_plugins）可以注册更多。",
     )

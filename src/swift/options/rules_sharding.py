@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from swift.options.case import Case, Rules, exclusive
-from swift.options.conditions import Words
+from swift.options.conditions import TRAINING, Words
 from swift.options.declare import is_file
 
 rule = Rules()
-TRAINING = ("pt", "sft", "rlhf")
 WAYS = ("deepspeed", "fsdp")
 DIVIDED_TUNERS = ("full", "lora")
 """The tuner types that can be trained while no process has a whole weight."""

@@ -7,7 +7,7 @@ from swift.options.case import Case, Rules
 from swift.options.conditions import Words
 
 rule = Rules()
-TRAINING = ("pt", "sft")
+SUPERVISED = ("pt", "sft")
 KNOWING = ("pt", "sft", "infer", "deploy", "export", "merge-lora")
 """The commands that know tasks other than writing."""
 OF_LEARNT_TOKENS = (
@@ -19,7 +19,7 @@ OF_GENERATION = (
 )  # fmt: skip
 
 
-@rule(*TRAINING)
+@rule(*SUPERVISED)
 def a_task_has_its_losses(case: Case) -> Words | None:
     """Losses of one task mean nothing to another."""
     task, name = case["task_type"], case["loss_type"]
@@ -45,7 +45,7 @@ def a_task_has_its_losses(case: Case) -> Words | None:
     )
 
 
-@rule(*TRAINING)
+@rule(*SUPERVISED)
 def a_metric_measures_its_task(case: Case) -> Words | None:
     """What is measured of one task is not there in another."""
     task, name = case["task_type"], case["eval_metric"]
@@ -71,7 +71,7 @@ def a_metric_measures_its_task(case: Case) -> Words | None:
     )
 
 
-@rule(*TRAINING)
+@rule(*SUPERVISED)
 def replies_are_measured_where_there_are_any(case: Case) -> Words | None:
     """What a model writes is measured of what it has written."""
     name = case["eval_metric"]
@@ -84,7 +84,7 @@ def replies_are_measured_where_there_are_any(case: Case) -> Words | None:
     )
 
 
-@rule(*TRAINING)
+@rule(*SUPERVISED)
 def texts_that_are_read_have_no_learnt_tokens(case: Case) -> Words | None:
     """Other tasks learn what is said of a text, not its tokens."""
     if case["task_type"] == "causal_lm":

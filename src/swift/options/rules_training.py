@@ -8,15 +8,14 @@ from swift.catalog.agents import AGENT_TEMPLATES, CHECKPOINTS_ONLY
 from swift.catalog.components import LOSSES
 from swift.catalog.layouts import LAYOUTS
 from swift.core import environment
-from swift.core.registry import nearest
 from swift.options.adapters import split_name
 from swift.options.case import Case, Rules, exclusive
-from swift.options.conditions import Words
+from swift.options.conditions import TRAINING, Words
 from swift.options.derivations import training_processes
 from swift.options.device_groups import TRAINS, DeviceGroups, read_groups
+from swift.options.wording import guessed
 
 rule = Rules()
-TRAINING = ("pt", "sft", "rlhf")
 MAYBE_A_HUB_ID = (
     "model", "adapters", "ref_model", "ref_adapters", "reward_model", "reward_adapters", "teacher_model",
     "teacher_adapters", "mcore_model", "mcore_adapters", "cached_dataset", "cached_val_dataset",
@@ -65,12 +64,11 @@ def a_template_is_known(case: Case) -> Words | None:
     name = case["template"]
     if name is None or name in LAYOUTS or case["external_plugins"]:
         return None
-    near = nearest(name, LAYOUTS)
-    guess, guess_zh = (f" Did you mean {near[0]}?", f"您是否想用 {near[0]}？") if near else ("", "")
+    guess = guessed(name, LAYOUTS)
     known = ", ".join(sorted(LAYOUTS))
     return Words(
-        f"--template {name}: there is no such template.{guess} There are: {known}.",
-        f"--template {name}：没有这个模板。{guess_zh}可选：{known}。",
+        f"--template {name}: there is no such template.{guess.en} There are: {known}.",
+        f"--template {name}：没有这个模板。{guess.zh}可选：{known}。",
     )
 
 
@@ -88,11 +86,10 @@ def an_agent_template_is_known(case: Case) -> Words | None:
             f"--agent_template {name}：该格式的措辞只存在于其 checkpoint 自带的对话模板中。请使用这样的 checkpoint "
             f"且不设置 --template 与 --agent_template，或选择：{known}。",
         )
-    near = nearest(name, AGENT_TEMPLATES)
-    guess, guess_zh = (f" Did you mean {near[0]}?", f"您是否想用 {near[0]}？") if near else ("", "")
+    guess = guessed(name, AGENT_TEMPLATES)
     return Words(
-        f"--agent_template {name}: there is no such agent template.{guess} There are: {known}.",
-        f"--agent_template {name}：没有这个 Agent 模板。{guess_zh}可选：{known}。",
+        f"--agent_template {name}: there is no such agent template.{guess.en} There are: {known}.",
+        f"--agent_template {name}：没有这个 Agent 模板。{guess.zh}可选：{known}。",
     )
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from swift.catalog.tuners import BUILT_IN, TUNERS
-from swift.core.registry import nearest
 from swift.options.case import Case, Rules, exclusive
-from swift.options.conditions import Words
+from swift.options.conditions import TRAINING, Words
+from swift.options.wording import guessed
 
 rule = Rules()
-TRAINING = ("pt", "sft", "rlhf")
 OF_LORA = ("true", "false", "gaussian", "pissa", "olora", "loftq", "lora-ga")
 BEGINNINGS = {"lora": OF_LORA, "longlora": OF_LORA, "adalora": ("true", "false"), "bone": ("true", "false", "bat")}
 """--tuner_type -> what its `--init_weights` may be."""
@@ -20,12 +19,11 @@ def a_tuner_is_known(case: Case) -> Words | None:
     name = case["tuner_type"]
     if name is None or name in TUNERS or case["external_plugins"]:
         return None
-    near = nearest(name, TUNERS)
-    guess, guess_zh = (f" Did you mean {near[0]}?", f"您是否想用 {near[0]}？") if near else ("", "")
+    guess = guessed(name, TUNERS)
     return Words(
-        f"--tuner_type {name}: there is no such tuner.{guess} There are: {', '.join(TUNERS)}; and those that a file of "
+        f"--tuner_type {name}: there is no such tuner.{guess.en} There are: {', '.join(TUNERS)}; and those that a file of "
         "--external_plugins registers.",
-        f"--tuner_type {name}：没有这个 tuner。{guess_zh}可选：{', '.join(TUNERS)}，以及 --external_plugins 中注册的 tuner。",
+        f"--tuner_type {name}：没有这个 tuner。{guess.zh}可选：{', '.join(TUNERS)}，以及 --external_plugins 中注册的 tuner。",
     )
 
 

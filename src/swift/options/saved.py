@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from swift.options.adapters import unnamed
+from swift.options.conditions import TRAINING
 from swift.options.data import DataOptions
 from swift.options.declare import Command, Origin, Source, flags
 
@@ -43,7 +44,6 @@ WHERE = ("output_dir", "add_version", "resume_from_checkpoint", "resume_only_mod
 """What says where a run begins and writes, and not what it does."""
 SECRETS = ("_token", "api_key", "secret", "webhook_url")
 """Parts of option names whose text is never written."""
-TRAINING = ("pt", "sft", "rlhf")
 
 
 @dataclass

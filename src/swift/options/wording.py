@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from swift.core.registry import nearest
 from swift.options.conditions import Words
 
 SENTENCES: dict[str, Words] = {
@@ -35,6 +37,7 @@ SENTENCES: dict[str, Words] = {
     ),
     "bad_value_why": Words("--{flag} {found}{where}: {why}", "--{flag} {found}{where}：{why}"),
     "in_file": Words(" ({file}, line {line})", "（{file} 第 {line} 行）"),
+    "question": Words(" Did you mean {name}?", "您是否想用 {name}？"),
     "value_guess": Words("; did you mean {name}?", "；您是否想用 {name}？"),
     "config_missing": Words("--config {file}: there is no such file", "--config {file}：文件不存在"),
     "config_broken": Words(
@@ -66,6 +69,7 @@ SENTENCES: dict[str, Words] = {
     "e_list": Words("a list of {items}, separated by blanks", "以空格分隔的列表，每项为{items}"),
     "e_choices": Words("one of {names}", "以下之一：{names}"),
     "e_or": Words("{first} or {second}", "{first}或{second}"),
+    "e_comma": Words(", ", "、"),
     "e_gt": Words("{kind} greater than {bound}", "大于 {bound} 的{kind}"),
     "e_ge": Words("{kind} of at least {bound}", "不小于 {bound} 的{kind}"),
     "e_le": Words("{kind} of at most {bound}", "不大于 {bound} 的{kind}"),
@@ -84,7 +88,6 @@ SENTENCES: dict[str, Words] = {
         "swift check {word}: what can be checked is {names}, as in: swift check sft --model ... --dataset ...",
         "swift check {word}：可检查的命令为 {names}，例如：swift check sft --model ... --dataset ...",
     ),
-    "guess_word": Words("; did you mean {name}?", "；您是否想用 {name}？"),
     "prove_what": Words(
         "swift prove {word}: what can be proven is {names}{guess} As in: swift prove batch --model ... --dataset ...",
         "swift prove {word}：可证明的内容为 {names}{guess} 例如：swift prove batch --model ... --dataset ...",
@@ -163,3 +166,9 @@ SENTENCES: dict[str, Words] = {
 def say(key: str, language: str, **values: Any) -> str:
     """The sentence of that key in `language` (zh, else English), with its values filled in."""
     return SENTENCES[key].say(language).format(**values)
+
+
+def guessed(name: str, known: Mapping[str, object]) -> Words:
+    """The question to put behind a sentence about an unknown name; nothing when no known name is close."""
+    near = nearest(name, known)
+    return Words(*(say("question", language, name=near[0]) if near else "" for language in ("en", "zh")))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 
 from swift.core import environment
+from swift.core.ports import is_free_port
 from swift.proofs.report import Fact, Proof, counted
 from swift.proofs.size import shown_bytes
 
@@ -23,12 +23,6 @@ SPARE = 1.1
 def free_bytes(folder: Path) -> int:
     """Free space on the disk of a folder."""
     return shutil.disk_usage(folder).free
-
-
-def is_free_port(port: int) -> bool:
-    """Whether nobody on this machine listens on a port."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def cores() -> int:

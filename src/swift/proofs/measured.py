@@ -19,6 +19,7 @@ from swift.chat.messages import Conversation
 from swift.chat.reading import Readings
 from swift.chat.render import Renderer, Sample
 from swift.core.errors import DataError
+from swift.core.labels import IGNORED
 from swift.data.conversations import Item
 from swift.data.encode import Preparation, check_options
 from swift.data.library import HubAccess
@@ -29,7 +30,6 @@ from swift.options.data import DataOptions
 from swift.options.template import TemplateOptions
 from swift.proofs.duplicates import digest
 
-IGNORED = -100
 FIRST = 2
 """Rows of every data set that are shown."""
 WITNESSES = 48

@@ -6,9 +6,7 @@ without memory (torch's meta device), by the same functions that prepare a model
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from swift.models.info import ModelInfo
 from swift.models.load import task_config
 from swift.models.precision import torch_dtype
 from swift.models.vocabulary import ROWS_OF
-from swift.models.weights import DTYPE_BITS, weight_files
+from swift.models.weights import DTYPE_BITS, described_tensors, weight_files
 from swift.options.model import ModelOptions
 from swift.options.tuner import TunerChoice, TunerOptions
 from swift.options.tuner_variants import TunerVariantOptions
@@ -73,7 +71,7 @@ def stored_weights(folder: Path) -> Stored | None:
         return None
     dtypes: Counter[str] = Counter()
     for file in files:
-        for entry in _header(file).values():
+        for entry in described_tensors(file).values():
             dtypes[entry["dtype"]] += math.prod(entry["shape"])
     size = sum(file.stat().st_size for file in files)
     return Stored(len(files), size, sum(dtypes.values()), dict(dtypes.most_common()))
@@ -115,7 +113,7 @@ def trained_part(
         file = info.adapters[0] / "adapter_model.safetensors"
         if not file.is_file():
             raise ModelError(f"{file} is not there, so that the adapter cannot be counted.")
-        stored = _header(file).values()
+        stored = described_tensors(file).values()
         trained = sum(math.prod(entry["shape"]) for entry in stored)
         kept = sum(DTYPE_BITS[entry["dtype"]] // 8 * math.prod(entry["shape"]) for entry in stored)
         return Trained(total + trained, trained, kept, kept)
@@ -150,12 +148,3 @@ def shown_bytes(count: int) -> str:
             return f"{amount:.3g} {unit}"
         amount /= 1000
     return f"{amount:.3g} TB"
-
-
-def _header(file: Path) -> dict[str, dict]:
-    """Name -> type, shape and place of the tensors of a safetensors file whose size has been checked."""
-    with file.open("rb") as opened:
-        length = struct.unpack("<Q", opened.read(8))[0]
-        header = json.loads(opened.read(length))
-    header.pop("__metadata__", None)
-    return header

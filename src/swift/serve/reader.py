@@ -16,6 +16,7 @@ from torch.nn import functional
 from swift.chat.messages import Conversation, Message
 from swift.chat.render import Sample
 from swift.core.errors import DataError
+from swift.core.labels import IGNORED
 from swift.engines.scoring import answer, class_logprobs
 from swift.models.heads import Head
 from swift.serve.answers import (
@@ -135,7 +136,7 @@ class Reader:
         if self._length is not None and len(given) > self._length:
             raise Refusal(400, f"`input` has {len(given)} tokens, and at most {self._length} are taken.",
                           param="input", code="context_length_exceeded")  # fmt: skip
-        return Sample(list(given), [-100] * len(given))
+        return Sample(list(given), [IGNORED] * len(given))
 
     def _one(self, conversation: Conversation) -> Sample:
         try:

@@ -70,7 +70,6 @@ def training_arguments(training: TrainingOptions, general: GeneralOptions, *, ou
     Some things are left out on purpose, because our own code does them: reporting, rotating checkpoints, the progress
     bar. A loss that is not finite is logged as it is, not replaced by an average.
     """
-    _check_warmup(training, extra)
     same = {name: getattr(training, name) for name in (*UNCHANGED, *OURS)}
     values: dict[str, Any] = {name: value for name, value in same.items() if value is not None}
     values |= {"lorap_lr_ratio": lorap_lr_ratio, "galore": galore or OptimizerOptions()}
@@ -141,14 +140,6 @@ def checkpointing_kwargs(training: TrainingOptions) -> dict[str, Any]:
 def _warmup(ratio: float) -> float:
     """A ratio as transformers takes it: a number below 1 is a share of all steps, so 1 is the number before it."""
     return math.nextafter(1.0, 0.0) if ratio == 1 else ratio
-
-
-def _check_warmup(training: TrainingOptions, extra: Mapping[str, Any]) -> None:
-    if training.warmup_ratio > 0 and extra.get("warmup_steps"):
-        raise UsageError(
-            f"--warmup_ratio {training.warmup_ratio} and --warmup_steps {extra['warmup_steps']} both say how long to "
-            f"warm up. Drop one of them."
-        )
 
 
 def _said(error: Exception, values: Mapping[str, Any]) -> str:

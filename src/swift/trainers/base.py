@@ -38,11 +38,11 @@ from typing_extensions import override
 from swift.catalog.components import CALLBACKS, OPTIMIZERS
 from swift.core import phases
 from swift.core.errors import RunError
+from swift.core.labels import IGNORED
 from swift.core.logs import get_logger
 from swift.data.cursor import cursor_files
 from swift.data.sharding import EpochSampler
 from swift.data.stream import Share, Stream
-from swift.losses.supervised import IGNORED
 from swift.trainers import processes
 from swift.trainers.adapters import watchers
 from swift.trainers.arguments import Arguments

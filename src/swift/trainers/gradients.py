@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from swift.chat.render import Sample
 from swift.core.errors import DataError
+from swift.core.labels import IGNORED
 from swift.core.logs import get_logger
 from swift.data.sharding import EpochSampler
 from swift.data.stream import Dealer, Share, Stream
 from swift.losses.objective import Objective
-from swift.losses.supervised import IGNORED
 from swift.options.tuner_variants import TunerVariantOptions
 from swift.trainers.scoring import choose_way
 

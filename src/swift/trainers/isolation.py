@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 
 from swift.chat.render import Sample
 from swift.core.errors import ModelError
+from swift.core.labels import IGNORED
 from swift.core.logs import get_logger
-from swift.data.collate import IGNORED, Flattened
+from swift.data.collate import Flattened
 from swift.models.evaluating import evaluating
 from swift.models.stand_in import is_here, stand_in
 from swift.models.varlen import VARLEN, can_attend_by_sequence, watch_windows
@@ -81,11 +82,6 @@ def isolate_if_it_can(model: PreTrainedModel, attn_impl: str | None) -> bool:
     except ModelError:
         return False
     return True
-
-
-def isolates(model: PreTrainedModel) -> bool:
-    """Whether the sequences of a row are to this model what they are alone."""
-    return _leak(model, _alone(model)) is None
 
 
 def _leak(model: PreTrainedModel, alone: Tensor) -> str | None:

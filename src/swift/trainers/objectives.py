@@ -15,7 +15,7 @@ from torch import Tensor
 
 from swift.core import environment
 from swift.core.errors import UsageError
-from swift.core.registry import nearest
+from swift.core.registry import did_you_mean
 from swift.losses import representation as losses
 from swift.losses.representation import InfonceSettings, Matches
 from swift.models.heads import Head
@@ -70,10 +70,9 @@ def objective_of(head: Head, loss_type: str | None) -> Objective:
         return _classification(head)
     table = LOSSES["embedding" if head.task == "embedding" else "reranker"]
     if loss_type not in table:
-        guess = nearest(str(loss_type), table)
-        hint = f" Did you mean {guess[0]}?" if guess else ""
+        guess = did_you_mean(str(loss_type), table)
         raise UsageError(
-            f"--loss_type {loss_type} is no loss of --task_type {head.task}.{hint} There are: {', '.join(table)}."
+            f"--loss_type {loss_type} is no loss of --task_type {head.task}.{guess} There are: {', '.join(table)}."
         )
     return table[loss_type]()
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from swift.core.errors import UsageError
-from swift.core.registry import nearest
+from swift.core.registry import did_you_mean
 
 Kind = Literal["int", "float", "bool", "str"]
 
@@ -52,6 +52,5 @@ def _value(name: str, text: str, kind: Kind) -> Any:
 def _unknown(name: str, kinds: Mapping[str, Kind], optimizer: str) -> str:
     if not kinds:
         return f"--optim_args {name}: {optimizer} takes no further settings. Remove it."
-    near = nearest(name, list(kinds))
-    guess = f" Did you mean {near[0]}?" if near else ""
+    guess = did_you_mean(name, kinds)
     return f"--optim_args {name}: {optimizer} has no such setting.{guess} There are: {', '.join(sorted(kinds))}."

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from swift.core.errors import UsageError
-from swift.data.collate import IGNORED
+from swift.core.labels import IGNORED
 from swift.trainers.evaluation import EvalMetrics
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, TrainerCallback
 from typing_extensions import override
 
+from swift.core.labels import IGNORED
 from swift.data.collate import FILLING
-from swift.losses.supervised import IGNORED
 from swift.models.heads import Head
 from swift.models.sentence import describe
 from swift.trainers.adapters import penalty

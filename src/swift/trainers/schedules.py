@@ -11,7 +11,7 @@ from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, GreedyLR
 from transformers.trainer_utils import SchedulerType
 
 from swift.core.errors import UsageError
-from swift.core.registry import nearest
+from swift.core.registry import did_you_mean
 
 GIVEN = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
 """What every schedule is told anyway."""
@@ -32,8 +32,7 @@ def check_schedule(args: TrainingArguments) -> None:
     known = _settings(kind)
     for name in settings:
         if known is not None and name not in known:
-            near = nearest(name, sorted(known))
-            guess = f" Did you mean {near[0]}?" if near else ""
+            guess = did_you_mean(name, sorted(known))
             there = f"There are: {', '.join(sorted(known))}." if known else "It takes none."
             raise UsageError(f"--lr_scheduler_kwargs {name}: {kind.value} has no such setting.{guess} {there}")
     parameter = torch.nn.Parameter(torch.zeros(1))

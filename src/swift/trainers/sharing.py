@@ -19,8 +19,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from swift.chat.render import Sample
 from swift.core.errors import ModelError, RunError
+from swift.core.labels import IGNORED
 from swift.core.logs import get_logger
-from swift.data.collate import FILLING, IGNORED, Filled
+from swift.data.collate import FILLING, Filled
 from swift.losses.supervised import Learnt
 from swift.models.evaluating import evaluating
 from swift.models.flash import FLASH, FlashAttention

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 from swift.core.errors import UsageError
-from swift.core.registry import nearest
+from swift.core.registry import did_you_mean
 from swift.tuners.own.layers import device_of, hidden_size, linear_in_type, mlps
 
 NAME = "bottleneck"
@@ -61,8 +61,7 @@ def add_bottlenecks(model: PreTrainedModel, config: BottleneckConfig) -> list[st
     Raises ModelError for a model whose layers have no MLP of a known name, UsageError for an unknown activation.
     """
     if config.act not in ACT2FN:
-        near = nearest(config.act, ACT2FN)
-        guess = f" Did you mean {near[0]}?" if near else ""
+        guess = did_you_mean(config.act, ACT2FN)
         raise UsageError(f"--adapter_act {config.act} is no activation of transformers.{guess}")
     names = []
     for name, mlp in mlps(model):
