@@ -162,8 +162,13 @@ def test_what_is_no_cached_data_set_says_what_is_wrong(folder: Path, tmp_path: P
     (folder / "tokens.bin").write_bytes(b"1234")
     with pytest.raises(DataError, match=r"tokens.bin is missing or incomplete"):
         load(folder)
-    (folder / "manifest.json").write_text(json.dumps({"format": 99, "sizes": {}}))
-    with pytest.raises(DataError, match="cannot be read"):
+    good = json.loads((folder / "manifest.json").read_text())
+    for broken in ({"sizes": {}}, [], {**good, "parts": None}, {**good, "colour": "red"}):
+        (folder / "manifest.json").write_text(json.dumps(broken))
+        with pytest.raises(DataError, match="cannot be read"):
+            load(folder)
+    (folder / "manifest.json").write_text(json.dumps({"format": 99, "tables": []}))
+    with pytest.raises(DataError, match="written in form 99"):
         load(folder)
 
 

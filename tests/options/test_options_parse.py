@@ -8,6 +8,7 @@ import pytest
 
 from swift.core.errors import UsageError
 from swift.options.declare import Command, Options, Origin, flags, option, part
+from swift.options.expectations import expected as words_for
 from swift.options.parse import COMMANDS, parse
 
 ROWS = ["--model", "m", "--dataset", "d.jsonl"]
@@ -125,6 +126,15 @@ def test_all_mistakes_are_reported_at_once():
         "unknown option --lora_rnk; did you mean --lora_rank?",
         "--train_type is called --tuner_type now",
     ]
+
+
+def test_every_kind_of_value_that_fits_is_said():
+    class Group(Options):
+        size: bool | int | float | str | None = None
+
+    info = Group.model_fields["size"]
+    assert words_for(info, "en") == "true or false, a whole number, a number or text"
+    assert words_for(info, "zh") == " true 或 false、整数、数字或文本"
 
 
 def test_an_option_of_another_command_is_placed():

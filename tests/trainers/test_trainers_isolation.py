@@ -12,7 +12,7 @@ import tiny
 from swift.core.errors import ModelError
 from swift.models.varlen import VARLEN
 from swift.trainers import isolation
-from swift.trainers.isolation import isolate, isolates
+from swift.trainers.isolation import isolate
 
 SEE = ("falcon", "bamba", "mamba", "qwen3_next")
 """Architectures whose rows see each other whatever the attention: linear attention, state spaces, masks of their own."""
@@ -28,6 +28,15 @@ def quiet():
         yield
 
 
+def are_apart(model) -> bool:
+    """Whether the attention that a model has keeps sequences apart: one that was asked for is tried as it is."""
+    try:
+        isolate(model, "eager", "--packing")
+    except ModelError:
+        return False
+    return True
+
+
 @pytest.mark.parameter("packing")
 @pytest.mark.parameter("padding_free")
 @pytest.mark.parametrize("family", APART)
@@ -35,7 +44,7 @@ def quiet():
 def test_an_attention_is_found_under_which_sequences_are_apart(family, dtype):
     model = architectures.model(family).to(dtype)
     isolate(model, None, "--packing")
-    assert isolates(model)
+    assert are_apart(model)
     assert (model.config._attn_implementation == VARLEN) is (family not in MASKED)
 
 
@@ -72,22 +81,22 @@ def test_a_window_wider_than_what_is_tried_is_not_lost():
 def test_a_leak_is_found_wherever_it_is(monkeypatch):
     """A model that adds the mean of a few channels of all tokens before, in its last layer, in bfloat16."""
     model = tiny.model().to(torch.bfloat16)
-    assert isolates(model)
+    assert are_apart(model)
 
     def leak(_module, _inputs, output):
         before = output.float().cumsum(1)[..., :2].sum(-1, keepdim=True) * 1e-4
         return output + before.to(output.dtype)
 
     model.model.layers[-1].mlp.register_forward_hook(leak)
-    assert not isolates(model)
+    assert not are_apart(model)
 
 
 def test_a_model_that_counts_positions_through_the_row_is_refused():
     model = architectures.model("gpt2")
     embed = model.transformer.wpe
-    assert isolates(model)
+    assert are_apart(model)
     embed.register_forward_pre_hook(lambda _, given: (torch.arange(given[0].shape[-1])[None],))
-    assert not isolates(model)
+    assert not are_apart(model)
 
 
 def test_trying_a_model_leaves_no_trace():
@@ -96,7 +105,7 @@ def test_trying_a_model_leaves_no_trace():
     modes = [module.training for module in model.modules()]
     torch.manual_seed(7)
     state = torch.random.get_rng_state()
-    assert isolates(model)
+    assert are_apart(model)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert [module.training for module in model.modules()] == modes
     assert all(value.grad is None for value in model.parameters())
@@ -112,4 +121,4 @@ def test_a_mask_of_ones_would_let_sequences_see_each_other(monkeypatch):
             return {**batch, "attention_mask": torch.ones_like(batch["input_ids"])}
 
     monkeypatch.setattr(isolation, "Flattened", Masked)
-    assert not isolates(tiny.model())
+    assert not are_apart(tiny.model())

@@ -14,7 +14,7 @@ import architectures
 import tiny
 from swift.core.errors import ModelError, RunError, UsageError
 from swift.trainers.muon import Muon, MuonSettings, orthogonal
-from swift.trainers.parameter_groups import hidden_matrices, lora_plus_groups, multimodal_groups
+from swift.trainers.parameter_groups import hidden_matrices, lora_plus_groups
 from swift.trainers.qk_clip import Projections, QkClip, largest_logits, scale_heads
 
 SAVING = {"save_strategy": "steps", "save_steps": 3, "max_steps": 7, "lr_scheduler_type": "cosine", "warmup_ratio": 0.2}
@@ -74,27 +74,6 @@ def test_b_learns_as_much_faster_as_lora_plus_says(tmp_path):
         factor = 16 if "lora_B" in name else 1
         torch.testing.assert_close(value - start[name], factor * (plain[name] - start[name]), atol=1e-5, rtol=1e-3)
     assert plus.logged("learning_rate") == [0.1]
-
-
-def test_towers_aligner_and_language_model_learn_at_their_own_rates():
-    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
-
-    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4,
-            "num_key_value_heads": 2, "vocab_size": 100, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}  # fmt: skip
-    vision = {"depth": 1, "embed_dim": 16, "num_heads": 2, "hidden_size": 32, "patch_size": 4, "mlp_ratio": 1}
-    model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision))
-    named = dict(model.named_parameters())
-    parts = {"vit": ["model.visual"], "aligner": ["model.visual.merger"]}
-    decaying = [name for name, parameter in named.items() if parameter.ndim > 1]
-    groups = multimodal_groups(named.items(), decaying, parts, {"vit": 1e-5, "aligner": 1e-4, "llm": 1e-3}, 0.1)
-    assert [(group["lr"], group["weight_decay"]) for group in groups] == [
-        (1e-5, 0.0), (1e-5, 0.1), (1e-4, 0.0), (1e-4, 0.1), (1e-3, 0.0), (1e-3, 0.1),
-    ]  # fmt: skip
-    found = settings_of(groups)
-    assert set(found) == every_trained(model)
-    for name, parameter in named.items():
-        rate = 1e-4 if ".merger." in name else 1e-5 if ".visual." in name else 1e-3  # the head is outside all prefixes
-        assert found[id(parameter)][0] == rate, name
 
 
 def test_matrices_between_embeddings_and_heads_are_found():

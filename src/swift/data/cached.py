@@ -79,14 +79,19 @@ def read_manifest(source: Source) -> Manifest:
         raise DataError(
             f"{source}: {folder} is no cached data set, as swift export --to_cached_dataset true makes them.{hint}"
         )
+    unreadable = DataError(f"{source}: {folder / MANIFEST} cannot be read. Export the data set again.")
     try:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        form, sizes = found.pop("format"), found.pop("sizes")
-        manifest = Manifest(**{**found, "parts": tuple(found["parts"])})
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"{source}: {folder / MANIFEST} cannot be read. Export the data set again.") from None
-    if form != FORMAT:
+        form = found.pop("format")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise unreadable from None
+    if form != FORMAT:  # asked first: another form may hold other things
         raise DataError(f"{source}: it was written in form {form}, and this version reads {FORMAT}. Export it again.")
+    try:
+        sizes = found.pop("sizes")
+        manifest = Manifest(**{**found, "parts": tuple(found["parts"])})
+    except (KeyError, TypeError):
+        raise unreadable from None
     for name, size in sizes.items():
         if not (folder / name).is_file() or (folder / name).stat().st_size != size:
             raise DataError(f"{source}: {folder / name} is missing or incomplete. Copy or export the data set again.")

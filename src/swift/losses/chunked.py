@@ -74,7 +74,7 @@ class _Learning(Function):
 
     @staticmethod
     def forward(ctx: Any, projection: Projection, targets_N: Tensor, weights_N: Tensor | None,
-                objective: Objective, hidden_ND: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]  # fmt: skip
+                objective: Objective, hidden_ND: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]  # torch declares any arguments  # fmt: skip
         losses_N = hidden_ND.new_empty(len(targets_N), dtype=torch.float32)
         correct_N = torch.empty_like(losses_N)
         gradients = _Gradients(hidden_ND, list(parameters)) if any(ctx.needs_input_grad) else None

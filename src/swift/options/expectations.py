@@ -38,7 +38,10 @@ def _expected(annotation: Any, metadata: Sequence[Any], language: str) -> str:
     arms = [arm for arm in get_args(annotation) if arm is not type(None)] if _is_union(annotation) else []
     if arms:
         texts = list(dict.fromkeys(_expected(arm, metadata, language) for arm in arms))
-        return texts[0] if len(texts) == 1 else say("e_or", language, first=texts[0], second=texts[1])
+        *others, last = texts
+        if not others:
+            return last
+        return say("e_or", language, first=say("e_comma", language).join(others), second=last)
     kind = say(KINDS.get(get_origin(annotation) or annotation, "e_str"), language)
     return _bounded(kind, metadata, language)
 

@@ -5,7 +5,7 @@ Every function is pure, and every trained parameter lands in exactly one group.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,6 @@ EMBEDDING_RATE = 1e-6
 """The learning rate of LoRA on embeddings with LoRA+, as its authors' code and peft have it."""
 HEADS = ("lm_head", "score", "classifier", "v_head")
 """Names of layers that read out what the model computed."""
-PARTS = ("vit", "aligner", "llm")
-"""The parts of a multimodal model, in the order of their groups."""
 
 
 @dataclass(frozen=True)
@@ -70,24 +68,6 @@ def lora_plus_groups(named: Named, decaying: Collection[str], lr: float, ratio: 
     return grouped(named, place)
 
 
-def multimodal_groups(named: Named, decaying: Collection[str], parts: Mapping[str, Sequence[str]],
-                      rates: Mapping[str, float], weight_decay: float) -> list[dict[str, Any]]:  # fmt: skip
-    """Up to six groups: the towers, the aligner and the language model, each without and with weight decay.
-
-    parts: prefixes of names of `vit` and `aligner`; an aligner may live inside a tower, so it is looked for first.
-        Whatever has none of these prefixes belongs to the language model: a head, or adapters beside the parts.
-    rates: learning rate of each of PARTS.
-    """
-    names = set(decaying)
-
-    def place(name: str, _: nn.Parameter) -> Place:
-        part = next((part for part in ("aligner", "vit") if _begins(name, parts[part])), "llm")
-        decays = name in names
-        return Place(2 * PARTS.index(part) + decays, rates[part], weight_decay if decays else 0.0)
-
-    return grouped(named, place)
-
-
 def hidden_matrices(model: nn.Module) -> set[str]:
     """The names of the matrices between a model's embeddings and its heads, tensors of several matrices among them.
 
@@ -104,9 +84,3 @@ def hidden_matrices(model: nn.Module) -> set[str]:
         and "lora_embedding_" not in name
         and "trainable_tokens_delta" not in name
     }
-
-
-def _begins(name: str, prefixes: Sequence[str]) -> bool:
-    """Whether a parameter lies below one of these modules, whatever wraps the model."""
-    inner = name.removeprefix("base_model.model.")
-    return any(inner == prefix or inner.startswith(f"{prefix}.") for prefix in prefixes)
