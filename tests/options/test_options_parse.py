@@ -204,3 +204,27 @@ def test_a_flag_declared_twice_or_an_override_of_nothing_is_a_fault_that_shows()
         flags(Twice)
     with pytest.raises(TypeError, match="rnk"):
         flags(Wrong)
+
+
+@pytest.mark.parametrize(
+    ("flag", "words", "value"),
+    [("lmdeploy_quant_policy", ["--infer_backend", "lmdeploy"], 8), ("temperature", [], 1.0)],
+)
+def test_a_choice_of_numbers_is_one_on_the_command_line_too(flag, words, value):
+    assert parse("infer", ["--model", "m", *words, f"--{flag}", str(value)]).values()[flag] == value
+    assert parse("infer", ["--model", "m", *words, f"--{flag}={value}"]).values()[flag] == value
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_choice_can_be_said_in_words(name):
+    """No word is refused as none of the choices, whatever else a rule may say of it."""
+    refused = []
+    for flag in flags(COMMANDS[name]).values():
+        for choice in flag.choices:
+            try:
+                parse(name, [f"--{flag.name}", str(choice)])
+            except UsageError as error:
+                refused += [
+                    problem for problem in error.problems if problem.startswith(f"--{flag.name} '{choice}': must")
+                ]
+    assert not refused

@@ -230,7 +230,7 @@ def _joined(flag: Flag, words: list[str], found: Findings) -> Any:
     if flag.is_list:
         return config.inline_list(words[0]) if len(words) == 1 and words[0].startswith("[") else list(words)
     if len(words) == 1:
-        return words[0]
+        return next((choice for choice in flag.choices if str(choice) == words[0]), words[0])  # a number among words
     if not words and flag.is_bool:
         return True
     if not words:
