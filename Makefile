@@ -30,10 +30,10 @@ test: .venv/dev .venv-extras/ready  ## run all tests
 test-vllm: .venv-vllm/ready  ## run the tests that need vLLM, on the CPU: several minutes
 	VLLM_CPU_KVCACHE_SPACE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 \
 		.venv-vllm/bin/pytest -m vllm $(ARGS) tests/engines tests/commands/test_deploy_vllm.py tests/commands/test_infer_vllm.py \
-		tests/commands/test_parity_served.py
+		tests/commands/test_parity_served.py tests/commands/test_asking_vllm.py
 
 test-engines: .venv-engines/ready  ## run the tests that need SGLang or LMDeploy; without a GPU, those of their words
-	.venv-engines/bin/pytest -m "sglang or lmdeploy" $(ARGS) tests/engines tests/commands/test_hosted_engines.py
+	.venv-engines/bin/pytest -m "sglang or lmdeploy" $(ARGS) tests/engines tests/commands/test_hosted_engines.py tests/commands/test_asking_engines.py
 
 lint: .venv/dev  ## style, types, and which package may import which
 	$(BIN)/ruff check .

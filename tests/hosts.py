@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import aclosing
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,6 +38,9 @@ class Plain:
         )  # fmt: skip
         async for tokens, reason in said(self.inner, asked.prompt_ids, sampling, choice.top_logprobs):
             yield News(tokens if choice.top_logprobs is not None else [Token(each.token_id) for each in tokens], reason)
+
+    async def add_adapter(self, name: str, folder: Path) -> None:
+        raise AssertionError(f"it was not made for adapters ({name}: {folder})")
 
     async def forget(self) -> None:
         self.inner.forget()

@@ -127,7 +127,7 @@ def is_refused(engine, sampling):
     if not isinstance(engine, Hosted):
         return False
     try:
-        engine.begun(Request(PROMPTS[0], sampling))
+        engine.opened(Request(PROMPTS[0], sampling))
     except EngineError as error:
         return re.search("SGLang|LMDeploy", str(error)) is not None
     return False

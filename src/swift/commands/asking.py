@@ -1,34 +1,34 @@
-"""This file knows how a model is asked from Python: `TransformersEngine("my/model").infer([...], RequestConfig(...))`."""
+"""This file knows how a model is asked from Python, whichever engine computes: `infer([...], RequestConfig(...))`.
+
+The engines themselves are in `asking_engines.py`.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from swift.chat.messages import Conversation
 from swift.chat.render import Renderer
-from swift.commands import infer, infer_tasks
-from swift.commands.begin import begin
+from swift.commands import infer_tasks
 from swift.core.errors import DataError, EngineError, SwiftError, UsageError
 from swift.data.formats import ConversationReader
 from swift.data.rows import Row
-from swift.engines.base import Delta, Request
+from swift.engines.base import Completion, Delta, Request, Serving
 from swift.engines.chat import Chat, fitted, response_prefix, whole
 from swift.engines.replies import Answering
 from swift.engines.requests import AdapterRequest, InferRequest, RequestConfig
 from swift.engines.responses import InferStats
 from swift.engines.transformers import Transformers
-from swift.hub.models import Access, access, model_folder
+from swift.hub.models import Access, model_folder
 from swift.models.packed import pack, unpack
-from swift.options.parse import parse
 from swift.options.template import TemplateOptions
 from swift.tuners.attach import load_named_adapters
 
@@ -47,6 +47,26 @@ class InferEngine(Protocol):
 
     async def infer_async(self, infer_request: Given, request_config: RequestConfig | None = None) -> Any:
         """The response to a request, or with `stream` an asynchronous iterator of pieces."""
+        ...
+
+
+class Inner(Serving, Protocol):
+    """What a model that writes is asked through. Each is asked for the i-th of its completions with `seed + i`."""
+
+    def check(self, request: Request) -> None:
+        """Raises EngineError for a request that cannot be answered."""
+        ...
+
+    def complete(self, requests: Sequence[Request], heard: Callable[[], object], /) -> list[list[Completion]]:
+        """The completions of each request, in order. heard: is called, in any thread, when a request has all of them."""
+        ...
+
+    def pieces(self, request: Request) -> Iterator[Delta]:
+        """The pieces of all completions as they grow, which they do from now on."""
+        ...
+
+    def answer(self, request: Request) -> AsyncGenerator[Delta, None]:
+        """As in Serving; it can be closed."""
         ...
 
 
@@ -73,57 +93,47 @@ class Asked:
         return piece
 
 
-class TransformersEngine:
-    """A model of transformers that is asked from Python.
+@dataclass(frozen=True)
+class Opened:
+    """A model that is ready to be asked: a chat of one that writes, or the reader of one that reads.
 
-    model_id_or_path: what `--model` takes; or a model in memory, which is used as it is and needs its `tokenizer`.
-    adapters: what `--adapters` takes: these are always in effect. Others come with an AdapterRequest, by name.
-    template: the name of a template; None is the model's own.
-    strict: whether a request that cannot be asked is an error; else the error takes the place of its response.
-    options: all other options of `swift infer`, by name: torch_dtype="bfloat16", max_length=2048, task_type="embedding".
-
-    What a checkpoint was trained with, its template and system and lengths, is read from its args.json.
+    length: the most tokens of a prompt and its reply together; None where it is not known.
+    adapters: name -> where it was read from, of those that requests may name by now.
+    fixed: the adapters of requests that name none. hub: where adapters are found that are named later.
     """
 
-    def __init__(
-        self, model_id_or_path: str | Path | nn.Module, adapters: Sequence[str] | str = (), *, max_batch_size: int = 1,
-        template: str | None = None, tokenizer: PreTrainedTokenizerBase | None = None, strict: bool = True,
-        **options: Any,
-    ) -> None:  # fmt: skip
+    name: str
+    template: TemplateOptions
+    length: int | None
+    chat: Chat | None = None
+    reader: infer_tasks.Reader | None = None
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    fixed: Sequence[str] = ()
+    hub: Access | None = None
+
+
+class ModelEngine:
+    """A model that is asked from Python, whatever computes what it says.
+
+    strict: whether a request that cannot be asked is an error; else the error takes the place of its response.
+    """
+
+    def __init__(self, opened: Opened, *, strict: bool) -> None:
         self.strict = strict
-        self._fixed = [adapters] if isinstance(adapters, str) else list(adapters)
-        self._hub: Access | None = None
-        self._chat: Chat | None = None
-        self._reader: infer_tasks.Reader | None = None
-        if isinstance(model_id_or_path, nn.Module):
-            if tokenizer is None or self._fixed:
-                raise UsageError("A model in memory comes with its tokenizer=..., and with its adapters on it.")
-            self.template = TemplateOptions(template=template, **options)
-            renderer = Renderer(tokenizer, self.template)
-            model: Any = model_id_or_path
-            engine = Transformers(
-                model, tokenizer, max_batch_size=max_batch_size, stop_token_ids=renderer.stop_token_ids
-            )
-            self._chat = Chat(renderer, engine)
-            self.model_name, self.context_length = type(model).__name__, engine.context_length
-            return
-        given = {"model": str(model_id_or_path), "adapters": self._fixed, "template": template, **options}
-        command = parse("infer", _words({**given, "max_batch_size": max_batch_size}))
-        command = begin(command, command.general)
-        self._hub = access(command.general)
-        self.template = command.template
-        if command.model.task_type == "causal_lm":
-            self._chat, info = infer.open_chat(command)
-        else:
-            command, info = infer_tasks.settled(command)
-            self._reader = infer_tasks.open_reader(command, info)
-        self.model_name, self.context_length = info.name, info.max_length
+        self.template = opened.template
+        self.model_name, self.context_length = opened.name, opened.length
+        self._chat = opened.chat
+        self._reader = opened.reader
+        self._paths = dict(opened.adapters)
+        self._fixed = list(opened.fixed)
+        self._hub = opened.hub
 
     @property
-    def engine(self) -> Transformers:
+    def engine(self) -> Inner:
         """What continues the prompts of a model that writes."""
-        assert self._chat is not None and isinstance(self._chat.engine, Transformers), "it reads"  # noqa: PT018
-        return self._chat.engine
+        assert self._chat is not None, "it reads"
+        engine: Any = self._chat.engine
+        return engine
 
     def infer(
         self, infer_requests: Sequence[Given], request_config: RequestConfig | None = None,
@@ -138,7 +148,10 @@ class TransformersEngine:
         for metric in metrics:
             metric.begin()
         if self._reader is not None:
-            return self._read(infer_requests, config, metrics)
+            self._check_reading(config, adapter_request)
+            samples = [self._sample(each) for each in infer_requests]
+            able = [each for each in samples if not isinstance(each, SwiftError)]
+            return self._read(samples, self._reader.engine.outputs(able) if able else (), config, metrics)
         adapter = self._adapter(adapter_request)
         asked = [self._attempt(each, config, adapter, number) for number, each in enumerate(infer_requests)]
         if config.stream:
@@ -167,16 +180,22 @@ class TransformersEngine:
         """
         config = request_config or RequestConfig()
         if self._reader is not None:
-            return self._read([infer_request], config, ())[0]
+            self._check_reading(config, adapter_request)
+            sample = self._sample(infer_request)
+            if isinstance(sample, SwiftError):
+                return sample
+            outputs = await asyncio.to_thread(self._reader.engine.outputs, [sample])
+            return self._read([sample], outputs, config, ())[0]
         asked = self._asked(infer_request, config, self._adapter(adapter_request), 0)
         if pre_infer_hook is not None:
             asked = replace(asked, request=pre_infer_hook(asked.request))
         if config.stream:
             return self._stream_async(asked)
         completions = {}
-        async for delta in self.engine.answer(asked.request):
-            if delta.completion is not None:
-                completions[delta.index] = whole(asked.request.prompt, delta.completion)
+        async with aclosing(self.engine.answer(asked.request)) as deltas:
+            async for delta in deltas:
+                if delta.completion is not None:
+                    completions[delta.index] = whole(asked.request.prompt, delta.completion)
         return asked.answering.whole([completions[index] for index in sorted(completions)])
 
     def close(self) -> None:
@@ -226,42 +245,57 @@ class TransformersEngine:
                 yield asked.told(delta, ())
 
     def _adapter(self, wanted: AdapterRequest | None) -> str | None:
-        """The name of the adapter that answers, which is read when it is new."""
+        """The name of the adapter that answers, which is read when it is new.
+
+        Raises EngineError where none can be added, and for a name that another one has.
+        """
         if wanted is None:
             return None
+        path = self._paths.get(wanted.name)
+        if path is None:
+            self._add(wanted.name, model_folder(wanted.path, "AdapterRequest", self._hub, None))
+            self._paths[wanted.name] = wanted.path
+        elif path != wanted.path:
+            raise EngineError(f"The adapter {wanted.name!r} is {path}. Ask for {wanted.path} by another name.")
+        return wanted.name
+
+    def _add(self, name: str, folder: Path) -> None:
+        engine: Any = self.engine
+        if not isinstance(engine, Transformers):
+            engine.add_adapter(name, folder)
+            return
         if self._fixed:
             raise EngineError(
-                f"Adapter {wanted.name!r} cannot answer alone: {', '.join(self._fixed)} is always in effect. Make the "
-                "engine without adapters=..., and ask for each by an AdapterRequest."
+                f"Adapter {name!r} cannot answer alone: {', '.join(self._fixed)} is always in effect. Make the engine "
+                "without adapters=..., and ask for each by an AdapterRequest."
             )
-        if wanted.name not in self.engine.adapters:
-            folder = model_folder(wanted.path, "AdapterRequest", self._hub, None)
 
-            def load(model: Any) -> Any:
-                unpack(model)
-                adapted = load_named_adapters(model, {wanted.name: folder})
-                pack(adapted)
-                return adapted
+        def load(model: Any) -> Any:
+            unpack(model)
+            adapted = load_named_adapters(model, {name: folder})
+            pack(adapted)
+            return adapted
 
-            self.engine.add_adapter(wanted.name, load)
-        return wanted.name
+        engine.add_adapter(name, load)
 
     # --------------------------------------------------------------------------------------------------------- reading
 
-    def _read(self, given: Sequence[Given], config: RequestConfig, metrics: Sequence[InferStats]) -> list[Any]:
-        """The answers of a model that embeds, classifies or ranks."""
+    def _check_reading(self, config: RequestConfig, adapter: AdapterRequest | None) -> None:
+        if config.stream or adapter is not None:
+            what = "in pieces (stream)" if config.stream else "with an adapter of its own (AdapterRequest)"
+            raise UsageError(f"A model that embeds, classifies or ranks answers no request {what}.")
+
+    def _read(
+        self, samples: Sequence[Any], outputs: Iterable[Tensor], config: RequestConfig, metrics: Sequence[InferStats]
+    ) -> list[Any]:  # fmt: skip
+        """The answers of a model that embeds, classifies or ranks: what it puts out for each sample that is no error."""
         assert self._reader is not None, "a model that reads has a reader"
-        responses = []
-        samples = [self._sample(each) for each in given]
-        able = [each for each in samples if not isinstance(each, SwiftError)]
-        outputs = iter(self._reader.engine.outputs(able) if able else ())
+        responses, said = [], iter(outputs)
         for sample in samples:
             if isinstance(sample, SwiftError):
                 responses.append(sample)
                 continue
-            responses.append(
-                infer_tasks.response(self._reader, self.model_name, sample, next(outputs), config.logprobs)
-            )
+            responses.append(infer_tasks.response(self._reader, self.model_name, sample, next(said), config.logprobs))
             for metric in metrics:
                 metric.update(responses[-1])
         return responses
@@ -279,19 +313,3 @@ class TransformersEngine:
 def _conversation(given: Given) -> Conversation:
     reader = ConversationReader({}, keep_others=True)
     return reader.read(Row(InferRequest.of(given).row(), "a request", 1))
-
-
-def _words(options: Mapping[str, Any]) -> list[str]:
-    """Options as the words of a command line; those that are None or empty are not given."""
-    words: list[str] = []
-    for name, value in options.items():
-        if value is None or value == []:
-            continue
-        words.append(f"--{name}")
-        if isinstance(value, bool):
-            words.append(str(value).lower())
-        elif isinstance(value, (list, tuple)):
-            words += [str(each) for each in value]
-        else:
-            words.append(json.dumps(value) if isinstance(value, dict) else str(value))
-    return words

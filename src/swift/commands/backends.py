@@ -80,6 +80,7 @@ class Asking:
     """What an engine is made of.
 
     named: adapters that requests choose by name; those of `info` which are none of them are always active.
+    places: as in Served; for engines of others.
     max_logprobs: most log-probabilities per token that a request may ask for.
     """
 
@@ -88,6 +89,7 @@ class Asking:
     tokenizer: PreTrainedTokenizerBase
     stop_token_ids: Sequence[int] = ()
     named: Mapping[str, Path] | None = None
+    places: int = 0
     max_logprobs: int = 20
 
     @property
@@ -221,6 +223,7 @@ def _described(asking: Asking, folder: Path, always: Sequence[Path], named: Mapp
         context_length=info.max_length,
         adapters=named,
         always=always[0] if always else None,
+        places=asking.places,
         max_logprobs=max(asking.max_logprobs, command.generation.top_logprobs or 0),
         seed=command.general.seed,
         overrides=_stretched(info) if folder == info.path else {},

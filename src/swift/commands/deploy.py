@@ -121,7 +121,7 @@ def _open_writer(command: Deploy, info: ModelInfo) -> Opened:
             context_length=info.max_length, adapters=tuple(named),
         )  # fmt: skip
     else:
-        engine = open_engine(Asking(command, info, tokenizer, stops, named, command.deploy.max_logprobs))
+        engine = open_engine(Asking(command, info, tokenizer, stops, named, max_logprobs=command.deploy.max_logprobs))
     writer = Writer(
         engine, tokenizer, renderers, Conversations(),
         template=command.template, generation=command.generation, max_logprobs=command.deploy.max_logprobs,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -67,12 +67,14 @@ def run(command: Infer) -> Path | None:
             return answer(command, chat, info, questions)
 
 
-def open_chat(command: Infer) -> tuple[Chat, ModelInfo]:
-    """The model of a command with its adapters, behind its template."""
+def open_chat(
+    command: Infer, named: Mapping[str, Path] | None = None, places: int = 0
+) -> tuple[Chat, ModelInfo]:  # fmt: skip
+    """The model of a command with its adapters, behind its template. named, places: as in Asking."""
     info = model_info(command.model, access(command.general))
     tokenizer = load_tokenizer(info, command.model.new_special_tokens)
     renderer = Renderer(tokenizer, command.template, layout=layout_for(info, command.template, tokenizer))
-    engine = open_engine(Asking(command, info, tokenizer, renderer.stop_token_ids))
+    engine = open_engine(Asking(command, info, tokenizer, renderer.stop_token_ids, named, places))
     return Chat(renderer, engine), info
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -29,8 +29,13 @@ class Background:
         return self._loop
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of some work, waited for."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        """The result of some work, waited for. Who is interrupted while he waits wants it no more: it is ended."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
 
     def follow(self, items: AsyncIterator[Any], hear: Heard) -> Future[None]:
         """Run through a stream, telling what comes. Cancelling the future ends the stream."""
@@ -43,6 +48,25 @@ class Background:
         self._thread.join()
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
+
+
+def begun(items: Generator[Any, None, None]) -> Generator[Any, None, None]:
+    """A generator that has come to its first `yield`, of which nothing is told: what stands before it is done now, and what
+    its `finally` does is done even when nobody ever asks for an item."""
+    next(items)
+    return items
+
+
+async def together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of several tasks; when one of them fails, the others are ended first."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 async def _told(items: AsyncIterator[Any], hear: Heard) -> None:

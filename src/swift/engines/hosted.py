@@ -8,10 +8,11 @@ ids, stop words are looked for in it, and a completion that has come to its end 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from swift.chat.render import Prompt
 from swift.core.errors import EngineError
-from swift.engines.background import END, Background
+from swift.engines.background import END, Background, begun, together
 from swift.engines.base import Completion, Delta, FinishReason, Request, Sampling, Structure, TokenLogprob
 from swift.engines.compiling import Compiling
 from swift.engines.detokenizer import Detokenizer, decode
@@ -73,6 +74,10 @@ class Host(Protocol):
 
     def grow(self, asked: Asked) -> AsyncGenerator[News, None]:
         """A completion while it grows. Closing the generator aborts it. Raises EngineError for what is refused."""
+        ...
+
+    async def add_adapter(self, name: str, folder: Path) -> None:
+        """One more adapter for requests to name. Raises EngineError where there cannot be."""
         ...
 
     async def forget(self) -> None:
@@ -179,7 +184,7 @@ class Hosted:
 
         heard: is called in another thread whenever a request is complete.
         """
-        growing = [self.begun(request) for request in requests]
+        growing = [self.opened(request) for request in requests]
         return self._background.do(self._all(growing, heard))
 
     def stream(self, prompt: Prompt, sampling: Sampling) -> Iterator[Delta]:
@@ -190,18 +195,29 @@ class Hosted:
 
     def pieces(self, request: Request) -> Iterator[Delta]:
         """The pieces of all completions of a request, which grows from now on."""
-        return self._followed(self.begun(request))
+        return begun(self._followed(self.opened(request)))
 
     async def answer(self, request: Request) -> AsyncGenerator[Delta, None]:
         """The pieces of all completions as they grow; leaving the iterator early aborts the request.
 
         Raises EngineError, before the first piece, for a request that cannot be answered.
         """
-        make = partial(self.begun, request)
+        make = partial(self.opened, request)
         growing = make() if request.sampling.structure is None else await self._compiling.do(make)
         async with aclosing(self._answered(growing)) as deltas:
             async for delta in deltas:
                 yield delta
+
+    def check(self, request: Request) -> None:
+        """Raises EngineError for a request that cannot be answered."""
+        self.opened(request)
+
+    def add_adapter(self, name: str, folder: Path) -> None:
+        """One more adapter for requests to name. Raises EngineError where there cannot be."""
+        if name in self._names:
+            raise EngineError(f"There is an adapter {name!r} already.")
+        self._background.do(self.host.add_adapter(name, folder))
+        self._names = (*self._names, name)
 
     def forget(self) -> None:
         """Forget what was computed of earlier prompts: the weights have changed."""
@@ -218,7 +234,7 @@ class Hosted:
         self._background.close()
         self.host.close()
 
-    def begun(self, request: Request) -> list[Growing]:
+    def opened(self, request: Request) -> list[Growing]:
         """The completions of a request, of which nothing is there yet. Raises EngineError for what cannot be answered."""
         sampling = request.sampling
         if self._closed:
@@ -268,21 +284,23 @@ class Hosted:
             return growing.completion
 
         async def several(request: Sequence[Growing]) -> list[Completion]:
-            completions = await _together([one(growing) for growing in request])
+            completions = await together([one(growing) for growing in request])
             if heard is not None:
                 heard()
             return completions
 
-        return await _together([several(request) for request in requests])
+        return await together([several(request) for request in requests])
 
     # --------------------------------------------------------------------------------------------------------- elsewhere
 
-    def _followed(self, request: Sequence[Growing]) -> Iterator[Delta]:
+    def _followed(self, request: Sequence[Growing]) -> Generator[Delta, None, None]:
+        """Its first item, which says nothing, comes when the request is on its way."""
         heard: SimpleQueue[Any] = SimpleQueue()
         following = [self._background.follow(self._deltas(growing), heard.put) for growing in request]
         self._listening.add(heard.put)
         left = len(following)
         try:
+            yield Delta("")
             while left:
                 news = heard.get()
                 left -= news is END
@@ -322,15 +340,3 @@ def _deltas_of(news: Any) -> list[Delta]:
     if isinstance(news, BaseException):
         raise news
     return [] if news is END or (not news.text and not news.logprobs and news.completion is None) else [news]
-
-
-async def _together(work: Sequence[Any]) -> list[Any]:
-    """The results of several tasks; when one of them fails, the others are ended first."""
-    tasks = [asyncio.ensure_future(each) for each in work]
-    try:
-        return list(await asyncio.gather(*tasks))
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -65,6 +66,13 @@ class Lmdeploy:
             raise EngineError(f"LMDeploy refuses the request: {first_words(error)}") from error
         finally:
             self._engine.session_mgr.remove(session)
+
+    async def add_adapter(self, name: str, folder: Path) -> None:
+        """Raises EngineError: LMDeploy reads its adapters when it starts."""
+        raise EngineError(
+            f"LMDeploy reads its adapters when it starts, and takes no others later: the engine has to be made with {name!r} "
+            f"({folder})."
+        )
 
     async def forget(self) -> None:
         """Nothing is kept of earlier prompts. Raises EngineError where it is, for LMDeploy cannot be told to forget."""

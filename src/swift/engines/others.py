@@ -27,6 +27,7 @@ class Served:
 
     folder: of the checkpoint. dtype: its weights are loaded in. context_length: None asks config.json.
     adapters: name -> folder, chosen request by request. always: the adapter of requests that name none.
+    places: how many adapters share a batch at least; above 0 requests may name adapters that are added later.
     max_logprobs: most alternatives per token that a request may ask for. seed: of the engine.
     overrides: what of config.json is replaced. trusts_code: whether code of the checkpoint may run.
     devices: the GPUs to be used, by number; () leaves the choice to the engine.
@@ -37,6 +38,7 @@ class Served:
     context_length: int | None = None
     adapters: Mapping[str, Path] | None = None
     always: Path | None = None
+    places: int = 0
     max_logprobs: int = 20
     seed: int = 0
     overrides: Mapping[str, Any] = field(default_factory=dict)

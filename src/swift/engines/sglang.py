@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -16,7 +17,7 @@ from swift.core.logs import get_logger
 from swift.engines.background import Background
 from swift.engines.base import FinishReason
 from swift.engines.hosted import Asked, Hosted, News, Token
-from swift.engines.others import Served, check_rows, first_words, generation_config
+from swift.engines.others import Served, check_adapter, check_rows, first_words, generation_config
 from swift.engines.rows import Choice
 from swift.engines.settings import Settings
 from swift.engines.sglang_arguments import made_engine
@@ -78,6 +79,16 @@ class Sglang:
                     yield news_of(output)
         except (ValueError, TypeError) as error:
             raise EngineError(f"SGLang refuses the request: {first_words(error)}") from error
+
+    async def add_adapter(self, name: str, folder: Path) -> None:
+        """One more adapter. Raises EngineError for one that SGLang does not read, and where it was not told of adapters."""
+        check_adapter(folder, "sglang")
+        answer = await self._engine.async_load_lora_adapter(name, str(folder))
+        if not answer.success:
+            raise EngineError(
+                f"SGLang does not take the adapter {folder}: {first_words(ValueError(answer.error_message))}. Adapters that "
+                "come later need enable_lora, max_lora_rank and lora_target_modules among --sglang_engine_kwargs."
+            )
 
     async def forget(self) -> None:
         """Forget what was computed of earlier prompts."""

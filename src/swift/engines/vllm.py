@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -20,13 +21,13 @@ from transformers import PreTrainedTokenizerBase
 from swift.chat.render import Prompt
 from swift.core.errors import EngineError
 from swift.core.extras import need
-from swift.engines.background import END, Background
+from swift.engines.background import END, Background, begun, together
 from swift.engines.base import Completion, Delta, Request, Sampling
 from swift.engines.compiling import Compiling
 from swift.engines.others import ALWAYS, Served, first_words, generation_config
 from swift.engines.settings import Settings
 from swift.engines.structures import check_structure
-from swift.engines.vllm_arguments import SECONDS_TO_END, WHY, end_async, made_engine
+from swift.engines.vllm_arguments import SECONDS_TO_END, WHY, check_rank, end_async, made_engine, refusals, spare_places
 from swift.engines.vllm_replies import Reply
 from swift.options.engines import VllmOptions
 
@@ -50,6 +51,7 @@ class Vllm:
                  stop_token_ids: Sequence[int] = (), uses_async: bool = False) -> None:  # fmt: skip
         self._vllm: Any = need("vllm", WHY)
         self._kinds: Any = need("vllm.sampling_params", WHY)
+        self._refusals = refusals()
         self.tokenizer = tokenizer
         self._engine: Any = made_engine(served, options, uses_async=uses_async)
         vocabulary = self._engine.model_config.get_vocab_size()
@@ -63,7 +65,11 @@ class Vllm:
         self._compiling = Compiling()
         config = generation_config(served.folder)
         self._settings = Settings(config, tokenizer, stop_token_ids, self._engine.model_config.max_model_len)
-        self._loras = _loras(served)
+        self._lora_request: Any = need("vllm.lora.request", WHY).LoRARequest
+        self._loras: dict[str, Any] = {
+            name: self._lora_request(name, number, str(folder))
+            for number, (name, folder) in enumerate(served.all_adapters.items(), 1)
+        }
         self._names = tuple(served.named)
         self._numbers = itertools.count()
         self._running: dict[str, Reply] = {}
@@ -106,24 +112,31 @@ class Vllm:
             for i, prompt in enumerate(prompts)
         ])  # fmt: skip
 
-    def complete(self, requests: Sequence[Request]) -> list[list[Completion]]:
-        """The completions of each request, in order; completion j of a request draws with its seed + j."""
+    def complete(
+        self, requests: Sequence[Request], heard: Callable[[], object] = lambda: None
+    ) -> list[list[Completion]]:
+        """The completions of each request, in order; completion j of a request draws with its seed + j.
+
+        heard: is called, in any thread, whenever a request is complete.
+        """
         replies = [self._reply(request) for request in requests]
         if self._background is not None:
-            self._background.do(self._all(replies))
+            self._background.do(self._all(replies, heard))
         else:
-            for reply in replies:
-                self._enter(reply)
-            while not all(reply.is_complete for reply in replies):
-                self._step()
+            self._complete(replies, heard)
         return [reply.completions for reply in replies]
 
     def stream(self, prompt: Prompt, sampling: Sampling) -> Iterator[Delta]:
         """The pieces of one completion. Raises EngineError for more than one: they have no order in time."""
         if sampling.n > 1:
             raise EngineError(f"A stream carries one completion, not n = {sampling.n}.")
-        reply = self._reply(Request(prompt, sampling))
-        return self._stepped(reply) if self._background is None else self._followed(reply, self._background)
+        return self.pieces(Request(prompt, sampling))
+
+    def pieces(self, request: Request) -> Iterator[Delta]:
+        """The pieces of all completions of a request, which is on its way from now on. The plain engine goes on whenever
+        one of those that have asked it waits for a piece."""
+        reply = self._reply(request)
+        return begun(self._stepped(reply) if self._background is None else self._followed(reply, self._background))
 
     async def answer(self, request: Request) -> AsyncGenerator[Delta, None]:
         """The pieces of all completions as they grow; leaving the iterator early aborts the request.
@@ -137,6 +150,27 @@ class Vllm:
         async with aclosing(self._answered(reply, self._background)) as deltas:
             async for delta in deltas:
                 yield delta
+
+    def check(self, request: Request) -> None:
+        """Raises EngineError for a request that cannot be answered."""
+        self._reply(request)
+
+    def add_adapter(self, name: str, folder: Path) -> None:
+        """One more adapter for requests to name. Raises EngineError for one that vLLM cannot read, or has no place for."""
+        if name in self._names:
+            raise EngineError(f"There is an adapter {name!r} already.")
+        known = self.config.lora_config
+        if known is None:
+            raise EngineError(f"vLLM was started without room for the adapter {name!r}: it needs enable_lora=True.")
+        check_rank(folder, known.max_lora_rank)
+        places = known.max_loras - spare_places()
+        if spare_places() and len(self._loras) >= places:
+            raise EngineError(
+                f"Without a GPU vLLM takes no more adapters than it has places, and max_loras = {places} of them are taken: "
+                f"there is none for {name!r}."
+            )
+        self._loras[name] = self._lora_request(name, len(self._loras) + 1, str(folder))
+        self._names = (*self._names, name)
 
     def forget(self) -> None:
         """Forget what was computed of earlier prompts: the weights have changed."""
@@ -171,7 +205,7 @@ class Vllm:
         number = self._number()
         try:
             self._engine.add_request(number, reply.prompt, reply.parameters, lora_request=reply.lora)
-        except (ValueError, TypeError) as error:
+        except self._refusals as error:
             raise EngineError(f"vLLM refuses the request: {first_words(error)}") from error
         self._running[number] = reply
         return number
@@ -188,26 +222,48 @@ class Vllm:
             if output.finished:
                 del self._running[output.request_id]
 
-    def _stepped(self, reply: Reply) -> Iterator[Delta]:
+    def _complete(self, replies: Sequence[Reply], heard: Callable[[], object]) -> None:
+        numbers: list[str] = []
+        waiting = list(replies)
+        try:
+            for reply in replies:
+                numbers.append(self._enter(reply))
+            while waiting:
+                self._step()
+                before, waiting = len(waiting), [reply for reply in waiting if not reply.is_complete]
+                for _ in range(before - len(waiting)):
+                    heard()
+        finally:
+            self._leave(numbers)
+
+    def _leave(self, numbers: Sequence[str]) -> None:
+        """End those of some requests that still run: whoever asked waits for them no more."""
+        running = [number for number in numbers if self._running.pop(number, None) is not None]
+        if running:
+            self._engine.abort_request(running)
+
+    def _stepped(self, reply: Reply) -> Generator[Delta, None, None]:
+        """Its first item, which says nothing, comes when the request is on its way."""
         number = self._enter(reply)
         try:
+            yield Delta("")
             while reply.news or not reply.is_complete:
                 if not reply.news:
                     self._step()
                 news, reply.news = reply.news, []
                 yield from news
         finally:
-            if self._running.pop(number, None) is not None:
-                self._engine.abort_request([number])
+            self._leave([number])
 
     # ------------------------------------------------------------------------------------------ the loop of the engine
 
-    async def _all(self, replies: Sequence[Reply]) -> None:
+    async def _all(self, replies: Sequence[Reply], heard: Callable[[], object]) -> None:
         async def one(reply: Reply) -> None:
             async for _ in self._deltas(reply):
                 pass
+            heard()
 
-        await asyncio.gather(*(one(reply) for reply in replies))
+        await together([one(reply) for reply in replies])
 
     async def _deltas(self, reply: Reply) -> AsyncIterator[list[Delta]]:
         """In the loop of the engine: the pieces of a reply, as many at a time as have come."""
@@ -215,14 +271,16 @@ class Vllm:
         try:
             async for output in outputs:
                 yield reply.take(output)
-        except (ValueError, TypeError) as error:
+        except self._refusals as error:
             raise EngineError(f"vLLM refuses the request: {first_words(error)}") from error
 
-    def _followed(self, reply: Reply, background: Background) -> Iterator[Delta]:
+    def _followed(self, reply: Reply, background: Background) -> Generator[Delta, None, None]:
+        """Its first item, which says nothing, comes when the request is on its way."""
         heard: SimpleQueue[Any] = SimpleQueue()
         following = background.follow(self._deltas(reply), heard.put)
         self._listening.add(heard.put)
         try:
+            yield Delta("")
             while (news := heard.get()) is not END:
                 if isinstance(news, BaseException):
                     raise news
@@ -310,10 +368,3 @@ class Vllm:
             return self._kinds.StructuredOutputsParams(regex=structure.regex)
         schema = {"x-guidance": BLANKS, **(structure.json_schema or {"type": "object"})}
         return self._kinds.StructuredOutputsParams(json=schema)
-
-
-def _loras(served: Served) -> dict[str, Any]:
-    """Name -> the adapter, as vLLM is asked for it."""
-    request: Any = need("vllm.lora.request", WHY).LoRARequest
-    named = enumerate(served.all_adapters.items(), 1)
-    return {name: request(name, number, str(folder)) for number, (name, folder) in named}

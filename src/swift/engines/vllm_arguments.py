@@ -87,17 +87,24 @@ def _cascade(options: VllmOptions, known: Mapping[str, Any] | None) -> dict[str,
 
 def _lora(served: Served, options: VllmOptions) -> dict[str, Any]:
     folders = [*served.named.values(), *([] if served.always is None else [served.always])]
-    if not folders:
+    places = max(len(folders), served.places)
+    if not places:
         return {}
     for folder in folders:
-        _check_adapter(folder, options.vllm_max_lora_rank)
-    # Without GPUs, vLLM multiplies requests that have no adapter by that of the last place, number -1. One place more than
-    # there are adapters stays empty: zeros.
-    spare = 0 if torch.cuda.is_available() else 1
-    return {"enable_lora": True, "max_lora_rank": options.vllm_max_lora_rank, "max_loras": len(folders) + spare}
+        check_rank(folder, options.vllm_max_lora_rank)
+    return {
+        "enable_lora": True, "max_lora_rank": options.vllm_max_lora_rank, "max_loras": places + spare_places(),
+    }  # fmt: skip
 
 
-def _check_adapter(folder: Path, max_rank: int) -> None:
+def spare_places() -> int:
+    """How many places of adapters stay empty. Without GPUs, vLLM multiplies requests that have no adapter by that of the
+    last place, number -1: it has to hold zeros."""
+    return 0 if torch.cuda.is_available() else 1
+
+
+def check_rank(folder: Path, max_rank: int) -> None:
+    """Raises EngineError for an adapter that vLLM does not read, or one of a higher rank."""
     config = check_adapter(folder, "vllm")
     rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
     if rank > max_rank:
@@ -130,6 +137,11 @@ def made_engine(
         return engine.from_engine_args(kind(**made))
     except (ValueError, TypeError, RuntimeError, NotImplementedError, AssertionError) as error:
         raise EngineError(f"vLLM cannot serve {served.folder}: {first_words(error)}") from error
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """What vLLM raises for a request that it does not take."""
+    return (ValueError, TypeError, need("vllm.exceptions", WHY).VLLMClientError)
 
 
 def end_async(engine: Any) -> None:

@@ -16,7 +16,7 @@ from swift.core.errors import EngineError
 from swift.core.extras import need
 from swift.engines.background import Background
 from swift.engines.others import Served, first_words
-from swift.engines.vllm_arguments import WHY, end_async, made_engine
+from swift.engines.vllm_arguments import WHY, end_async, made_engine, refusals
 from swift.models.heads import Head
 from swift.models.info import read_json
 from swift.options.engines import VllmOptions
@@ -39,6 +39,7 @@ class VllmScoring:
             )
         self._vllm: Any = need("vllm", WHY)
         self.head = head
+        self._refusals = refusals()
         arguments = pooling_arguments(served, head, tokenizer)
         self._engine: Any = made_engine(served, options, uses_async=True, more=arguments)
         self._background = Background("swift-vllm")
@@ -72,7 +73,7 @@ class VllmScoring:
         )
         try:
             outputs = [each async for each in self._engine.encode(prompt, asked, f"swift-{next(self._numbers)}")]
-        except (ValueError, TypeError) as error:
+        except self._refusals as error:
             raise EngineError(f"vLLM refuses the text: {first_words(error)}") from error
         return outputs[-1].outputs.data
 
