@@ -108,7 +108,6 @@ def test_further_arguments_reach_the_engine_behind_those_in_engine_kwargs(backen
         ("vllm", {"infer_backend": "sglang"}, "infer_backend is no keyword"),
         ("vllm", {"tensor_parallel_sise": 2}, "tensor_parallel_sise"),
         ("vllm", {"tensor_parallel_size": 0}, "vllm_tensor_parallel_size"),
-        ("vllm", {"reasoning_parser": "deepseek_r1"}, "vllm_reasoning_parser"),
         ("sglang", {"task_type": "embedding"}, "task_type embedding needs"),
         ("lmdeploy", {"attn_impl": "eager"}, "attn_impl has no effect"),
     ],

@@ -173,3 +173,52 @@ def test_models_that_read_answer_as_with_our_engine(checkpoint):
         VllmEngine(checkpoint, [AdapterRequest("one", "nowhere")], task_type="embedding", **SMALL)
     theirs.close()
     ours.close()
+
+
+def test_thinking_is_told_apart_by_parsers_of_vllm(checkpoint, expected):
+    with pytest.raises(UsageError, match="deepseek_r11 is unknown"):
+        VllmEngine(checkpoint, **SMALL, use_async_engine=False, reasoning_parser="deepseek_r11")
+    engine = VllmEngine(
+        checkpoint, **SMALL, use_async_engine=False, reasoning_parser="deepseek_r1", response_prefix="<think>\nWell, "
+    )
+    plain = TransformersEngine(checkpoint, torch_dtype="float32", response_prefix="<think>\nWell, ")
+    ((text,),) = contents(plain.infer(REQUESTS[:1], GREEDY))
+    (response,) = engine.infer(REQUESTS[:1], GREEDY)
+    message = response.choices[0].message
+    assert (message.content, message.reasoning_content.strip()) == ("", text.removeprefix("<think>").strip())
+    (stream,) = engine.infer(REQUESTS[:1], RequestConfig(max_tokens=8, temperature=0, stream=True))
+    deltas = [piece.choices[0].delta for piece in stream]
+    assert "".join(delta.reasoning_content or "" for delta in deltas) == message.reasoning_content
+    assert not any(delta.content for delta in deltas)
+    held = RequestConfig(max_tokens=8, temperature=0, structured_outputs_regex="yes|no")
+    (answer,) = engine.infer(REQUESTS[:1], held)
+    assert answer.choices[0].message.reasoning_content is None
+    assert answer.choices[0].message.content.endswith(("yes", "no"))
+    plain.close()
+    engine.close()
+
+
+def test_the_words_behind_thinking_are_the_content_and_hold_the_calls():
+    from swift.chat.tool_turns import tool_format
+    from swift.engines.base import Completion, Delta
+    from swift.engines.replies import Answering
+    from swift.engines.vllm_reasoning import Parts, ReasoningParser
+
+    parser = ReasoningParser("deepseek_r1", tiny.tokenizer())
+    call = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+    text = f"It adds.</think>{call}"
+    ids = tiny.tokenizer().encode(text)
+
+    def answering():
+        return Answering("m", [1], tool_format("hermes"), splits=lambda: parser.stream("<think>"), begun=Parts("So: "))
+
+    whole = answering().whole([Completion(ids, text, "stop")]).choices[0].message
+    assert (whole.reasoning_content, whole.content) == ("So: It adds.", call)
+    assert [each.function.name for each in whole.tool_calls] == ["add"]
+    growing, pieces = answering(), []
+    for number, each in enumerate(ids):
+        last = Completion(ids, text, "stop") if number == len(ids) - 1 else None
+        pieces.append(growing.piece(Delta(tiny.tokenizer().decode([each]), last, token_ids=[each])).choices[0].delta)
+    assert "".join(each.reasoning_content or "" for each in pieces) == "So: It adds."
+    assert "".join(each.content for each in pieces) == call
+    assert [each.function.name for each in pieces[-1].tool_calls] == ["add"]

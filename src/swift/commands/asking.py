@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from swift.chat.messages import Conversation
-from swift.chat.render import Renderer
+from swift.chat.render import Prompt, Renderer
+from swift.chat.reply import ReplyReader
 from swift.commands import infer_tasks
 from swift.core.errors import DataError, EngineError, SwiftError, UsageError
 from swift.data.formats import ConversationReader
@@ -27,6 +29,7 @@ from swift.engines.replies import Answering
 from swift.engines.requests import AdapterRequest, InferRequest, RequestConfig
 from swift.engines.responses import InferStats
 from swift.engines.transformers import Transformers
+from swift.engines.vllm_reasoning import Parts, ReasoningParser
 from swift.hub.models import Access, model_folder
 from swift.models.packed import pack, unpack
 from swift.options.template import TemplateOptions
@@ -79,14 +82,18 @@ class Asked:
 
     @property
     def begun(self) -> list[Delta]:
-        """What the prompt holds of the replies already."""
-        prefix = response_prefix(self.request.prompt)
+        """What the prompt holds of the replies already; nothing where the answer knows it."""
+        prefix = "" if self.answering.splits is not None else response_prefix(self.request.prompt)
         return [Delta(prefix, index=index) for index in range(self.request.sampling.n)] if prefix else []
+
+    def whole(self, completion: Completion) -> Completion:
+        """The reply with what the prompt holds of it; without, where the answer knows it."""
+        return completion if self.answering.splits is not None else whole(self.request.prompt, completion)
 
     def told(self, delta: Delta, metrics: Sequence[InferStats]) -> Any:
         """A piece of the answer, which metrics hear of."""
         if delta.completion is not None:
-            delta = replace(delta, completion=whole(self.request.prompt, delta.completion))
+            delta = replace(delta, completion=self.whole(delta.completion))
         piece = self.answering.piece(delta)
         for metric in metrics:
             metric.update(piece)
@@ -99,6 +106,7 @@ class Opened:
 
     length: the most tokens of a prompt and its reply together; None where it is not known.
     adapters: name -> where it was read from, of those that requests may name by now.
+    parser: what tells thinking from words; None leaves thinking in the text of replies.
     fixed: the adapters of requests that name none. hub: where adapters are found that are named later.
     """
 
@@ -107,9 +115,16 @@ class Opened:
     length: int | None
     chat: Chat | None = None
     reader: infer_tasks.Reader | None = None
+    parser: ReasoningParser | None = None
     adapters: Mapping[str, str] = field(default_factory=dict)
     fixed: Sequence[str] = ()
     hub: Access | None = None
+
+    def close(self) -> None:
+        """End what is running, and free the model."""
+        for each in (self.chat, self.reader):
+            if each is not None:
+                each.engine.close()
 
 
 class ModelEngine:
@@ -120,10 +135,12 @@ class ModelEngine:
 
     def __init__(self, opened: Opened, *, strict: bool) -> None:
         self.strict = strict
+        self._opened = opened
         self.template = opened.template
         self.model_name, self.context_length = opened.name, opened.length
         self._chat = opened.chat
         self._reader = opened.reader
+        self._parser = opened.parser
         self._paths = dict(opened.adapters)
         self._fixed = list(opened.fixed)
         self._hub = opened.hub
@@ -160,7 +177,7 @@ class ModelEngine:
         with tqdm(total=len(able), disable=not use_tqdm, dynamic_ncols=True) as bar:
             found = self.engine.complete([each.request for each in able], bar.update)
         answers = iter([
-            each.answering.whole([whole(each.request.prompt, completion) for completion in completions])
+            each.answering.whole([each.whole(completion) for completion in completions])
             for each, completions in zip(able, found, strict=True)
         ])  # fmt: skip
         responses = [next(answers) if isinstance(each, Asked) else each for each in asked]
@@ -195,15 +212,12 @@ class ModelEngine:
         async with aclosing(self.engine.answer(asked.request)) as deltas:
             async for delta in deltas:
                 if delta.completion is not None:
-                    completions[delta.index] = whole(asked.request.prompt, delta.completion)
+                    completions[delta.index] = asked.whole(delta.completion)
         return asked.answering.whole([completions[index] for index in sorted(completions)])
 
     def close(self) -> None:
         """End what is running, and free the model."""
-        if self._reader is not None:
-            self._reader.engine.close()
-        else:
-            self.engine.close()
+        self._opened.close()
 
     # ---------------------------------------------------------------------------------------------------------- asking
 
@@ -231,6 +245,8 @@ class ModelEngine:
         renderer = self._chat.renderer
         form = renderer.tool_format if conversation.tools and isinstance(renderer, Renderer) else None
         answering = Answering(self.model_name, prompt.input_ids, form, conversation.tools, config.return_details)
+        if self._parser is not None and sampling.structure is None:
+            answering = _split(answering, self._parser, prompt, self.template.enable_thinking)
         return Asked(request, answering)
 
     def _stream(self, asked: Asked, metrics: Sequence[InferStats]) -> Iterator[Any]:
@@ -308,6 +324,17 @@ class ModelEngine:
             if self.strict:
                 raise
             return error
+
+
+def _split(answering: Answering, parser: ReasoningParser, prompt: Prompt, thinks: bool | None) -> Answering:
+    """The answer with thinking told from words, in the reply and in what the prompt has begun of it."""
+    prefix = response_prefix(prompt)
+    reader = ReplyReader(tags=parser.tags)
+    begun = reader.feed(prefix) + reader.finish()
+    switches = {} if thinks is None else {"enable_thinking": thinks}
+    return replace(
+        answering, splits=partial(parser.stream, prefix, switches), begun=Parts(begun.reasoning, begun.content)
+    )  # fmt: skip
 
 
 def _conversation(given: Given) -> Conversation:

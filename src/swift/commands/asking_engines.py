@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from swift.core.errors import UsageError
 from swift.engines.chat import Chat
 from swift.engines.requests import AdapterRequest
 from swift.engines.transformers import Transformers
+from swift.engines.vllm_reasoning import ReasoningParser
 from swift.hub.models import access, model_folder
 from swift.options.commands import Infer
 from swift.options.data import DataOptions
@@ -89,6 +91,8 @@ class VllmEngine(ModelEngine):
     adapters: one that `--adapters` takes is in effect for requests that name none; AdapterRequests, for those that name it.
     enable_lora: whether requests may name adapters that are not among these.
     max_loras: how many adapters share a batch. Without a GPU there may be no more of them at all.
+    reasoning_parser: the name of vLLM's parser that tells thinking (`reasoning_content`) from words; None leaves it in the
+        text.
     options: those of the engine (use_async_engine, tensor_parallel_size, gpu_memory_utilization, max_model_len,
         max_num_seqs, enforce_eager, max_lora_rank, engine_kwargs={...}), and further ones of `swift infer`.
 
@@ -98,7 +102,7 @@ class VllmEngine(ModelEngine):
 
     def __init__(
         self, model_id_or_path: str | Path, adapters: Adapters = (), *, enable_lora: bool = False,
-        max_loras: int | None = None, strict: bool = True, **options: Any,
+        max_loras: int | None = None, reasoning_parser: str | None = None, strict: bool = True, **options: Any,
     ) -> None:  # fmt: skip
         if max_loras is not None and (max_loras < 1 or not enable_lora):
             raise UsageError(f"max_loras = {max_loras}: it is a number from 1 on, with enable_lora=True.")
@@ -107,7 +111,8 @@ class VllmEngine(ModelEngine):
             raise UsageError("data_parallel_size above 1 needs use_async_engine=True.")
         fixed, named = _parted(adapters)
         command = infer_command("vllm", model_id_or_path, fixed, options)
-        super().__init__(_opened(command, fixed, named, (max_loras or 1) if enable_lora else 0), strict=strict)
+        opened = _opened(command, fixed, named, (max_loras or 1) if enable_lora else 0)
+        super().__init__(_thinking(opened, reasoning_parser), strict=strict)
 
 
 class SglangEngine(ModelEngine):
@@ -240,6 +245,21 @@ def _opened(
     engine: Any = chat.engine
     paths = {each.name: each.path for each in named}
     return Opened(info.name, command.template, engine.context_length, chat, adapters=paths, fixed=fixed, hub=hub)
+
+
+def _thinking(opened: Opened, name: str | None) -> Opened:
+    """The model with vLLM's parser of this name. Raises UsageError where there is none, or nothing to read with it."""
+    if name is None:
+        return opened
+    if opened.chat is None:
+        opened.close()
+        raise UsageError(f"reasoning_parser = {name} has no effect: the model does not write.")
+    engine: Any = opened.chat.engine
+    try:
+        return replace(opened, parser=ReasoningParser(name, engine.tokenizer))
+    except UsageError:
+        opened.close()
+        raise
 
 
 def _in_memory(
