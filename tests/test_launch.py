@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -62,13 +61,14 @@ def test_a_process_of_torchrun_does_not_start_it_again(started, monkeypatch):
     assert started == []
 
 
-def test_a_taken_default_port_is_replaced_on_one_node(started, monkeypatch):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        monkeypatch.setattr(launch, "is_free_port", lambda _: False)
-        monkeypatch.setenv("NPROC_PER_NODE", "2")
-        assert launch.torchrun_options()[-1] != "--master_port=29500"
+def test_runs_on_one_node_have_ports_of_their_own_and_nodes_one_that_all_know(started, monkeypatch):
+    monkeypatch.setenv("NPROC_PER_NODE", "2")
+    assert len({launch.torchrun_options()[-1] for _ in range(8)} | {"--master_port=29500"}) > 5
+    monkeypatch.setenv("NNODES", "2")
+    assert launch.torchrun_options()[-1] == "--master_port=29500"
+    monkeypatch.setenv("NNODES", "1")
+    monkeypatch.setenv("MASTER_PORT", "4711")
+    assert launch.torchrun_options()[-1] == "--master_port=4711"
 
 
 def test_idle_threads_sleep_unless_the_user_decided(monkeypatch):

@@ -16,7 +16,7 @@ from typing import Any
 
 from swift.core import environment
 from swift.core.logs import get_logger
-from swift.core.ports import is_free_port, some_free_port
+from swift.core.ports import some_free_port
 
 DISTRIBUTED = ("pt", "sft", "rlhf", "infer")
 """The commands that run in several processes."""
@@ -126,7 +126,8 @@ def take_place(rank: int, count: int, port: int) -> None:
 def torchrun_options() -> list[str]:
     """The options of torchrun, from the environment.
 
-    The port is MASTER_PORT, or 29500; on a single node with no port asked for, a free one when 29500 is taken.
+    The port is MASTER_PORT, or 29500. On a single node nobody else has to know it, so with no port asked for it is any
+    free one: two runs that begin at the same moment would both find 29500 free.
     """
     options = [f"--nproc_per_node={environment.NPROC_PER_NODE.get()}"]
     for name, variable in (
@@ -137,6 +138,6 @@ def torchrun_options() -> list[str]:
         if variable.is_set():
             options.append(f"--{name}={variable.get()}")
     port = environment.MASTER_PORT.integer() or 0
-    if not environment.MASTER_PORT.is_set() and (environment.NNODES.integer() or 1) == 1 and not is_free_port(port):
+    if not environment.MASTER_PORT.is_set() and (environment.NNODES.integer() or 1) == 1:
         port = some_free_port()
     return [*options, f"--master_port={port}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import architectures
 import tiny
 from swift.catalog.components import LOSSES
 from swift.chat.render import Sample
+from swift.commands.begin import load_plugin
 from swift.core.errors import ModelError, UsageError
 from swift.data.collate import Flattened, Padded
 from swift.losses import chunked
@@ -264,10 +266,14 @@ def test_a_model_without_experts_has_nothing_to_balance(tmp_path):
 
 @pytest.fixture
 def own_losses():
-    known = set(LOSSES)
+    """What a test registers is gone after it, and so are the plugins that registered it: another test loads them anew."""
+    known, modules = set(LOSSES), set(sys.modules)
     yield LOSSES
     for name in set(LOSSES) - known:
         del LOSSES._entries[name]
+    for name in set(sys.modules) - modules:
+        if name.startswith("swift_plugin"):
+            del sys.modules[name]
 
 
 @pytest.mark.parameter("loss_type")
@@ -325,16 +331,11 @@ def test_an_unknown_loss_is_refused_with_the_names_there_are(tmp_path):
         runs.prepare(tmp_path, loss_type="cross_entropi")
 
 
+@pytest.mark.usefixtures("own_losses")
 def test_the_example_of_a_loss_trains(tmp_path):
-    from swift.commands.begin import load_plugin
-
     load_plugin(Path(__file__).parents[2] / "examples" / "plugins" / "loss.py")
-    try:
-        plain = runs.train(tmp_path / "a", max_steps=1)
-        for name in ("focal", "confident"):
-            run = runs.train(tmp_path / name, max_steps=1, loss_type=name, val=runs.samples(3), **EVAL)
-            assert 0 < run.logged("loss")[0] != plain.logged("loss")[0]
-            assert run.logged("eval_loss")[0] > 0
-    finally:
-        for name in ("focal", "confident"):
-            LOSSES._entries.pop(name, None)
+    plain = runs.train(tmp_path / "a", max_steps=1)
+    for name in ("focal", "confident"):
+        run = runs.train(tmp_path / name, max_steps=1, loss_type=name, val=runs.samples(3), **EVAL)
+        assert 0 < run.logged("loss")[0] != plain.logged("loss")[0]
+        assert run.logged("eval_loss")[0] > 0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,11 +167,11 @@ def compare(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_runs_that_are_killed_at_any_moment_go_on_by_themselves_and_end_with_the_same_weights(tmp_path):
+def test_runs_that_are_killed_at_any_moment_go_on_by_themselves_and_end_with_the_same_weights(tmp_path, request):
     """SWIFT_KILLS says how often, and SWIFT_KILLS_SEED when; killing.py says how."""
     memory = Path("/dev/shm")  # not the disk: what is tested is the order of writing, and a disk only slows it down
-    folder = memory / tmp_path.parent.name / tmp_path.name if memory.is_dir() else tmp_path
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else tmp_path))
+    request.addfinalizer(lambda: shutil.rmtree(folder))
     count, seed = os.environ.get("SWIFT_KILLS", "12"), os.environ.get("SWIFT_KILLS_SEED", "1")
     environment = {
         **os.environ,

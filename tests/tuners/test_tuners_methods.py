@@ -182,11 +182,13 @@ def test_plain_peft_with_the_same_config_has_the_same_logits_and_gradients(kind)
         plain = stirred(get_peft_model(tiny.model(), config))
     for model in (ours, plain):
         model(IDS_BT).logits.square().mean().backward()
-    torch.testing.assert_close(logits(ours), logits(plain), rtol=0, atol=0)
+    # plain LoRA adds its products in another order
+    near = {"rtol": 1e-3, "atol": 1e-7} if kind == "lora" else {"rtol": 0, "atol": 0}
+    torch.testing.assert_close(logits(ours), logits(plain), **near)
     theirs = dict(plain.named_parameters())
     for name, parameter in ours.named_parameters():
         if parameter.requires_grad:
-            torch.testing.assert_close(parameter.grad, theirs[name].grad, rtol=0, atol=0)
+            torch.testing.assert_close(parameter.grad, theirs[name].grad, **near)
 
 
 # ---------------------------------------------------------------------------------------------------- options of kinds

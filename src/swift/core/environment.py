@@ -80,7 +80,9 @@ NPROC_PER_NODE = Variable(
 NNODES = Variable("NNODES", "Number of nodes; when set, pt, sft, rlhf and infer start under torchrun.")
 NODE_RANK = Variable("NODE_RANK", "Rank of this node, given to torchrun.")
 MASTER_ADDR = Variable("MASTER_ADDR", "Address of the first node, given to torchrun.")
-MASTER_PORT = Variable("MASTER_PORT", "Port of the first node, given to torchrun.", "29500")
+MASTER_PORT = Variable(
+    "MASTER_PORT", "Port of the first node, given to torchrun; on a single node any free one by default.", "29500"
+)
 LOG_LEVEL = Variable("LOG_LEVEL", "How much is logged: DEBUG, INFO, WARNING or ERROR.", "INFO")
 SWIFT_DEBUG = Variable(
     "SWIFT_DEBUG", "1: the transformers engine prints the token ids it is given and those it generates."
