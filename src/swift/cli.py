@@ -129,7 +129,7 @@ def _command(name: str, argv: list[str], language: str) -> int:
     from swift import launch
     from swift.options.parse import parse
 
-    command = parse(name, argv, language)
+    command = parse(name, argv, language, runs=True)
     launch.export_knobs(command.model.model_kwargs or {})
     if name in TRAINING and command.proof.dry_run:
         launch.settle_threads()
@@ -191,7 +191,7 @@ def _prove(argv: list[str], language: str) -> int:
         print(proving.help_page(language))
         return 0
     asked = proving.read(argv, language)
-    command = parse(asked.command, asked.words, language)
+    command = parse(asked.command, asked.words, language, runs=True)
     launch.export_knobs(command.model.model_kwargs or {})
     launch.settle_threads()
     return _run("swift.commands.prove:run", command, asked)

@@ -9,11 +9,11 @@ from pyarrow import parquet
 
 import tiny
 from swift.core.errors import DataError
-from swift.data.files import read_file
+from swift.data.files import READERS, read_file
 from swift.data.library import Library
 from swift.data.rows import BadRow, Row
-from swift.data.sources import parse_source
 from swift.options.data import DataOptions
+from swift.options.row_sources import KINDS, parse_source
 
 
 def values(path: Path) -> list[dict]:
@@ -293,3 +293,16 @@ def test_a_folder_without_data_is_an_error(tmp_path: Path):
     (tmp_path / "README.md").write_text("words")
     with pytest.raises(DataError, match="holds no file of the kinds"):
         read(str(tmp_path))
+
+
+def test_the_kinds_of_files_that_a_name_is_known_by_are_those_that_are_read():
+    assert set(KINDS) == set(READERS)
+
+
+@pytest.mark.parameter("dataset")
+def test_a_text_that_is_too_long_for_a_name_is_refused_in_short():
+    with pytest.raises(
+        DataError, match=r"--val_dataset a+\.\.\.: no file, folder or data set .*: File name too long"
+    ) as caught:
+        parse_source("a" * 5000, "--val_dataset")
+    assert len(str(caught.value)) < 250

@@ -142,8 +142,9 @@ def test_weights_lie_where_the_device_map_says(checkpoint, tmp_path):
     assert model.hf_device_map["model.layers"] == "disk"
     torch.testing.assert_close(model(IDS_BT).logits, load(checkpoint)(IDS_BT).logits)
 
-    with pytest.raises(UsageError, match="--device_map nonsense is neither a strategy"):
-        load(checkpoint, device_map="nonsense")
+    for nonsense in ("nonsense", "nonsense" * 1000):
+        with pytest.raises(UsageError, match=f"--device_map {nonsense} is neither a strategy"):
+            load(checkpoint, device_map=nonsense)
 
 
 THREE_OF_SIX = Devices("cuda", 6, num_processes=3, rank=2)

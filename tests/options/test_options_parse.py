@@ -9,7 +9,7 @@ import pytest
 from swift.core.errors import UsageError
 from swift.options.declare import Command, Options, Origin, flags, option, part
 from swift.options.expectations import expected as words_for
-from swift.options.parse import COMMANDS, parse
+from swift.options.parse import COMMANDS, parse, with_checkpoint
 
 ROWS = ["--model", "m", "--dataset", "d.jsonl"]
 
@@ -126,6 +126,25 @@ def test_all_mistakes_are_reported_at_once():
         "unknown option --lora_rnk; did you mean --lora_rank?",
         "--train_type is called --tuner_type now",
     ]
+
+
+@pytest.mark.parametrize(("words", "why"), [
+    (["--max_steps", "-2"], "必须为步数，或 -1（由 --num_train_epochs 决定）"),
+    (["--save_steps", "1.5"], "必须为整数步数，或小于 1 的步数比例"),
+    (["--init_weights", "zeros"], "必须为以下之一："),
+    (["--columns", "{a"], "不是合法的 JSON：第 2 个字符处"),
+    (["--columns", "nowhere.json"], "必须为以 { 开头的 JSON 文本"),
+])  # fmt: skip
+def test_a_value_that_does_not_fit_is_explained_in_chinese(words, why):
+    (text,) = problems("sft", [*ROWS, *words], "zh")
+    assert text.startswith(f"{words[0]} {words[1]!r}：{why}")
+
+
+def test_a_checkpoint_that_arrives_later_is_judged_in_the_language_of_the_command_line(tmp_path):
+    command = parse("infer", ["--model", "owner/name"], "zh")
+    (tmp_path / "args.json").write_text("no JSON")
+    with pytest.raises(UsageError, match=r"无法读取 .*args\.json"):
+        with_checkpoint(command, tmp_path)
 
 
 def test_every_kind_of_value_that_fits_is_said():

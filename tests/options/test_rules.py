@@ -183,6 +183,7 @@ CONTRADICTIONS = {
         commands.Sft, {**TRAIN, "val_dataset": ["v"], "eval_metric": "nlg"}, {}, "--predict_with_generate",
     ),
     "a_model_is_named": (commands.Sft, {"dataset": ["d"]}, {}, "--model is missing"),
+    "homes_are_known": (commands.Sft, {**TRAIN, "output_dir": "~nobody-here/x"}, {}, "~nobody-here is no home folder"),
     "named_paths_exist": (commands.Sft, {**TRAIN, "model": "/no/such/model"}, {}, "--model /no/such/model"),
     "split_is_for_pre_training": (commands.Sft, {**TRAIN, "truncation_strategy": "split"}, {}, "swift pt only"),
     "a_named_rope_needs_a_length": (commands.Sft, {**TRAIN, "rope_scaling": "yarn"}, {}, "--max_model_len"),
@@ -570,7 +571,7 @@ def test_a_path_that_exists_and_an_id_of_a_hub_are_left_alone(tmp_path):
         "resume_from_checkpoint": "gone",
         "external_plugins": ["p.py"],
         "model": "./" + "a" * 5000,
-        "custom_dataset_info": ["~nobody-of-this-name/x"],
+        "custom_dataset_info": ["a" * 5000],
     }.items():
         assert any("no such file" in sentence for sentence in said(commands.Sft, {**TRAIN, flag: value})), flag
 

@@ -69,3 +69,9 @@ def test_fsdp_is_read_in_both_of_its_forms(tmp_path: Path) -> None:
 def test_the_first_version_of_fsdp_is_refused() -> None:
     with pytest.raises(UsageError, match="version 1 is not supported"):
         fsdp_config({"version": 1})
+
+
+@pytest.mark.parametrize("text", ["a" * 5000, "nul\0", "~nobody-of-this-name/x"], ids=["long", "NUL", "unknown user"])
+def test_a_text_that_can_be_no_path_is_no_configuration(text):
+    with pytest.raises(UsageError, match="is neither a preset"):
+        deepspeed_config(text)

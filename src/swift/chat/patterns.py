@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from swift.core.errors import UsageError
+from swift.core.paths import is_file
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,10 @@ def read_patterns(given: str) -> Patterns:
     """Patterns from the path of a JSON file, or from JSON text. Raises UsageError that names the entry."""
     text, source = given, "--loss_scale"
     if not given.lstrip().startswith("{"):
-        path = Path(given).expanduser()
         source = f"--loss_scale {given}"
-        if not path.is_file():
+        if not is_file(given):
             raise UsageError(f"{source}: there is no such file. Pass a JSON file with patterns, or a strategy's name.")
-        text = path.read_text(encoding="utf-8")
+        text = Path(given).expanduser().read_text(encoding="utf-8")
     try:
         config = json.loads(text)
     except json.JSONDecodeError as error:

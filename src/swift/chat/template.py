@@ -19,6 +19,7 @@ from swift.chat.weights import parse_loss_scale
 from swift.core import environment
 from swift.core.errors import DataError, ModelError, UsageError
 from swift.core.logs import get_logger
+from swift.core.paths import is_file
 from swift.options.template import TemplateOptions
 
 logger = get_logger()
@@ -183,10 +184,9 @@ def system_text(given: str | None) -> str | None:
     """The value of --system: a text, or what a .txt file holds without the newlines at its end."""
     if given is None or not given.endswith(".txt"):
         return None if given is None else unescape(given)
-    path = Path(given).expanduser()
-    if not path.is_file():
+    if not is_file(given):
         raise UsageError(f"--system {given}: there is no such file. Give a text, or the path of a .txt file.")
-    return path.read_text(encoding="utf-8").rstrip("\n")
+    return Path(given).expanduser().read_text(encoding="utf-8").rstrip("\n")
 
 
 def _thinking_budget(known: set[str]) -> dict[str, int]:

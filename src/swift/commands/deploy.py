@@ -188,7 +188,7 @@ def run_deploy(args: Sequence[str] | Deploy, *, return_url: bool = False, timeou
     timeout: seconds it may take until it answers; None waits as long as the process lives.
     Raises EngineError when it ends before it answers.
     """
-    command: Deploy = parse("deploy", args) if not isinstance(args, Deploy) else args
+    command: Deploy = parse("deploy", args, runs=True) if not isinstance(args, Deploy) else args
     if not command.sources["port"].asked_for:
         command = command.replace({"port": free_port()}, {"port": Source(Origin.RULE, "a free one")})
     child = multiprocessing.get_context("spawn").Process(target=run, args=(command,), name="swift deploy")

@@ -51,4 +51,4 @@ def merge_lora(args: Words) -> Path:
 
 
 def _command(name: str, args: Words) -> Any:
-    return args if isinstance(args, Command) else parse(name, args)
+    return args if isinstance(args, Command) else parse(name, args, runs=True)

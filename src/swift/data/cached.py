@@ -21,7 +21,7 @@ from swift.core.errors import DataError
 from swift.data.report import Report
 from swift.data.rows import BadRow, Row
 from swift.data.samples import CutStore, SampleStore, Store, StoreWriter, pack
-from swift.data.sources import Source
+from swift.options.row_sources import Source
 from swift.options.template import TemplateOptions
 
 MANIFEST = "manifest.json"

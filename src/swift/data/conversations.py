@@ -20,8 +20,8 @@ from swift.data.mixing import concatenate, interleave, split
 from swift.data.reading import RowReader
 from swift.data.report import Report
 from swift.data.rows import BadRow, Row, RowError
-from swift.data.sources import Source, parse_source
 from swift.options.data import DataOptions
+from swift.options.row_sources import Source, parse_source
 
 _RECORDS_PER_BATCH = 1000
 

@@ -24,11 +24,11 @@ from swift.data.preparer import Preparer, Renders
 from swift.data.report import Report
 from swift.data.rows import Row
 from swift.data.samples import SampleSet, Store
-from swift.data.sources import Source, parse_source
 from swift.data.stock import Kitchen, Numbers, Stock, joined, located
 from swift.data.tasks import SUPERVISED, Aim, Task
 from swift.data.workers import SELDOM, Crew
 from swift.options.data import DataOptions
+from swift.options.row_sources import Source, parse_source
 from swift.options.template import TemplateOptions
 
 __all__ = ["Item", "LoadedConversations", "LoadedData", "Renders", "load_conversations", "load_samples"]

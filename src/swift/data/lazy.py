@@ -31,10 +31,10 @@ from swift.data.preparer import Renders, each_or_all, rendered
 from swift.data.report import Report
 from swift.data.rows import BadRow
 from swift.data.samples import borders_of
-from swift.data.sources import Source
 from swift.data.tasks import SUPERVISED, Aim
 from swift.data.truncate import Strategy, truncate
 from swift.options.data import DataOptions
+from swift.options.row_sources import Source
 from swift.options.template import TemplateOptions
 
 PATIENCE = 10

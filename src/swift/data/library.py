@@ -10,11 +10,13 @@ from typing import Literal
 from swift.catalog.datasets import DatasetMeta, SubsetDataset
 from swift.core.errors import DataError
 from swift.core.logs import get_logger
+from swift.core.paths import exists
 from swift.data.reading import PLAIN, Recipe
 from swift.data.registry import REGISTRY, DatasetRegistry, chosen_subsets, preparation
-from swift.data.sources import Source, looks_local, parse_source, source_files
+from swift.data.sources import source_files
 from swift.hub.datasets import fetch
 from swift.options.data import DataOptions
+from swift.options.row_sources import Source, looks_local, parse_source
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def readings_of(source: Source, registry: DatasetRegistry, access: HubAccess) ->
     Raises DataError when there is no such data set.
     """
     meta = registry.find(source.name)
-    if source.hub is None and source.path.exists():
+    if source.hub is None and exists(source.name):
         copied = meta or registry.find_local(source.path)
         return _local(source, source.path, copied)
     if meta is None and source.hub is None and looks_local(source.name):

@@ -8,6 +8,7 @@ from pathlib import Path
 from swift.catalog.components import PREPARATIONS
 from swift.catalog.datasets import BUILT_IN, DatasetMeta, Prepare, SubsetDataset
 from swift.core.errors import DataError, UsageError
+from swift.core.paths import exists
 from swift.data.dataset_info import read_dataset_info
 from swift.data.preprocessors import AutoPreprocessor, MessagesPreprocessor
 
@@ -134,5 +135,4 @@ def preparation(meta: DatasetMeta, subset: SubsetDataset) -> Prepare | None:
 def _is_path_of(meta: DatasetMeta, name: str) -> bool:
     if meta.dataset_path is None:
         return False
-    given = Path(name).expanduser()
-    return given.exists() and given.resolve() == Path(meta.dataset_path).expanduser().resolve()
+    return exists(name) and Path(name).expanduser().resolve() == Path(meta.dataset_path).expanduser().resolve()

@@ -28,8 +28,8 @@ from swift.data.preparer import Job, Prepared, Progress, changed
 from swift.data.report import Report
 from swift.data.rows import BadRow
 from swift.data.samples import JoinedStore, SampleStore, Store, StoreWriter
-from swift.data.sources import Source
 from swift.data.workers import Crew
+from swift.options.row_sources import Source
 
 Numbers = NDArray[numpy.int64]
 

@@ -30,10 +30,10 @@ from swift.data.preparer import Job, Preparer, Renders
 from swift.data.records import open_records
 from swift.data.report import Report
 from swift.data.samples import SampleSet, SampleStore
-from swift.data.sources import parse_source
 from swift.data.streamed_packing import check_capacity, fills_window, pack_window
 from swift.data.tasks import SUPERVISED, Aim
 from swift.options.data import DataOptions
+from swift.options.row_sources import parse_source
 from swift.options.template import TemplateOptions
 
 Collate = Callable[[list[Any]], dict[str, Any]]

@@ -12,6 +12,7 @@ from typing import Literal, Protocol, TypeVar
 
 from swift.core.errors import DataError, ModelError, SwiftError
 from swift.core.logs import get_logger
+from swift.core.paths import exists, is_dir, why_unusable
 
 T = TypeVar("T")
 Kind = Literal["model", "dataset"]
@@ -214,14 +215,17 @@ def local_folder(name: str, option: str) -> Path | None:
     `option` is the flag it was given with, for messages. Raises ModelError for a file, and for what is neither a folder
     nor an id.
     """
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path.resolve()
-    if path.exists():
+    if is_dir(name):
+        return Path(name).expanduser().resolve()
+    if exists(name):
+        path = Path(name).expanduser()
         raise ModelError(f"{option} {name} is a file; pass the folder it lies in: {option} {path.resolve().parent}")
     if looks_like_id(name):
         return None
-    raise ModelError(f"{option} {name}: there is no such folder. {what_is_there(path)}")
+    why = why_unusable(name)
+    if why is not None:
+        raise ModelError(f"{option} {name}: there is no such folder: {why}.")
+    raise ModelError(f"{option} {name}: there is no such folder. {what_is_there(Path(name).expanduser())}")
 
 
 def what_is_there(path: Path) -> str:

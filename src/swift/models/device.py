@@ -11,6 +11,7 @@ import torch
 
 from swift.core import environment
 from swift.core.errors import ModelError, UsageError
+from swift.core.paths import is_file
 from swift.models.info import read_json
 
 SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -134,10 +135,9 @@ def _free_memory(own: Iterable[int]) -> dict[int | str, Any]:
 
 def _read_map(device_map: Mapping[Any, Any] | str | None) -> DeviceMap | None:
     if isinstance(device_map, str):
-        path = Path(device_map).expanduser()
-        if not path.is_file():
+        if not is_file(device_map):
             return device_map
-        device_map = read_json(path)
+        device_map = read_json(Path(device_map).expanduser())
     return None if device_map is None else {str(name): _number(device) for name, device in device_map.items()}
 
 

@@ -12,6 +12,7 @@ from swift.catalog.families_text import FAMILIES
 from swift.catalog.family import Family
 from swift.core.errors import ModelError
 from swift.core.logs import get_logger
+from swift.core.paths import is_dir
 from swift.hub.base import looks_like_id
 from swift.hub.models import NOT_NEEDED, Access, model_folder, name_of
 from swift.models.families import family, family_named
@@ -182,7 +183,7 @@ def base_of_adapter(adapter: Path) -> str | None:
         if (folder / "args.json").is_file():
             named.append(read_json(folder / "args.json").get("model") or "")
     named.append(read_json(adapter / "adapter_config.json").get("base_model_name_or_path") or "")
-    for fits in (lambda name: Path(name).expanduser().is_dir(), looks_like_id, bool):
+    for fits in (is_dir, looks_like_id, bool):
         found = [name for name in named if name and fits(name)]
         if found:
             return found[0]
@@ -214,7 +215,7 @@ def _model_folder(options: ModelOptions, adapters: tuple[Path, ...], hub: Access
     name = options.model
     if name is None:
         name = base_of_adapter(adapters[0])
-        known = name is not None and (Path(name).expanduser().is_dir() or (hub is not None and looks_like_id(name)))
+        known = name is not None and (is_dir(name) or (hub is not None and looks_like_id(name)))
         if name is None or not known:
             raise ModelError(
                 f"--adapters {adapters[0]} was trained on {name or 'a model it does not name'}, which is not on this "

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swift.core.errors import UsageError
 from swift.core.logs import get_logger
+from swift.core.paths import is_file
 from swift.parallel.partitions import shape_of, whole
 
 ROWS_OF = 128
@@ -27,10 +28,9 @@ def new_tokens(names: Sequence[str]) -> list[str]:
         if not name.endswith(".txt"):
             tokens.append(name)
             continue
-        path = Path(name).expanduser()
-        if not path.is_file():
+        if not is_file(name):
             raise UsageError(f"--new_special_tokens {name}: there is no such file. Give tokens, or .txt files of them.")
-        tokens += path.read_text(encoding="utf-8").split()
+        tokens += Path(name).expanduser().read_text(encoding="utf-8").split()
     wrong = [token for token in tokens if not token or token.split() != [token]]
     if wrong:
         raise UsageError(f"--new_special_tokens: {wrong[0]!r} is no token: it is empty or has white space in it.")

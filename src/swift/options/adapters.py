@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+
+from swift.core.paths import exists
 
 
 def split_name(text: str) -> tuple[str | None, str]:
     """The name of an adapter, if it has one, and its folder or id. A path that holds a `=` itself is no name."""
     name, equals, folder = text.partition("=")
-    if not equals or "/" in name or not name or Path(text).expanduser().exists():
+    if not equals or "/" in name or not name or exists(text):
         return None, text
     return name, folder
 

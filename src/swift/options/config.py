@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swift.options.declare import is_file
+from swift.core.paths import is_file
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, core_schema
 
+from swift.core.paths import is_file
 from swift.core.registry import did_you_mean
-from swift.options.conditions import Condition
+from swift.options.conditions import Condition, Words
+
+
+class Unfit(ValueError):  # noqa: N818 (says what it is)
+    """A value that does not fit its option, and what it must be, in both languages of the interface."""
+
+    def __init__(self, en: str, zh: str) -> None:
+        super().__init__(en)
+        self.words = Words(en, zh)
 
 
 class Options(BaseModel):
@@ -126,6 +135,8 @@ class Command(BaseModel):
     sources: dict[str, Source] = Field(default_factory=dict)
     extra: dict[str, Any] = Field(default_factory=dict)
     """Training arguments of transformers that the manual does not list."""
+    language: str = "en"
+    """What its user is spoken to in: en or zh."""
 
     def values(self) -> dict[str, Any]:
         """All options flat, flag -> value, with `command` naming the command itself."""
@@ -316,21 +327,16 @@ class Choices:
         return {"anyOf": [names, {"type": "string"}]} if self.is_open else names
 
 
-def is_file(text: str) -> bool:
-    """Whether a text that may be anything is the path of a file; `~` is the home folder."""
-    try:
-        return Path(text).expanduser().is_file()
-    except (OSError, RuntimeError, ValueError):
-        return False  # too long for a path, an unknown ~user, a NUL: no path in any case
-
-
 def _json(value: Any) -> Any:
     """A dict from JSON text, from the path of a JSON file, or from a Python literal such as {0: "20GB"}."""
     if not isinstance(value, str):
         return value
     if not value.lstrip().startswith("{"):
         if not is_file(value):
-            raise ValueError("must be JSON text that begins with {, or the path of a JSON file that exists")
+            raise Unfit(
+                "must be JSON text that begins with {, or the path of a JSON file that exists",
+                "必须为以 { 开头的 JSON 文本，或存在的 JSON 文件路径",
+            )
         value = Path(value).expanduser().read_text(encoding="utf-8")
     try:
         return json.loads(value)
@@ -338,7 +344,10 @@ def _json(value: Any) -> Any:
         try:
             return ast.literal_eval(value)
         except (ValueError, SyntaxError, TypeError):
-            raise ValueError(f"is no valid JSON: {error.msg} at character {error.pos + 1}") from None
+            raise Unfit(
+                f"is no valid JSON: {error.msg} at character {error.pos + 1}",
+                f"不是合法的 JSON：第 {error.pos + 1} 个字符处 {error.msg}",
+            ) from None
 
 
 def _json_or_name(value: Any) -> Any:
@@ -356,5 +365,5 @@ DTypeName = Literal["float16", "bfloat16", "float32"]
 
 __all__ = [
     "Choices", "Command", "DTypeName", "Flag", "Fraction", "Json", "JsonOrName", "Marks", "Options",
-    "Origin", "Part", "Source", "build", "docstrings", "flags", "is_file", "option", "part",
+    "Origin", "Part", "Source", "Unfit", "build", "docstrings", "flags", "option", "part",
 ]  # fmt: skip

@@ -20,10 +20,10 @@ from swift.core.errors import UsageError
 from swift.core.logs import get_logger
 from swift.core.registry import nearest
 from swift.options import commands, config, saved
-from swift.options.declare import Command, Flag, Origin, Source, build, flags
+from swift.options.declare import Command, Flag, Origin, Source, Unfit, build, flags
 from swift.options.defaults import derive
 from swift.options.expectations import expected
-from swift.options.rules import RENAMED, broken
+from swift.options.rules import RENAMED, broken, not_ready
 from swift.options.training_extra import NOT_TAKEN, TRAINING_EXTRA
 from swift.options.wording import say
 
@@ -74,8 +74,10 @@ class Findings:
         self.about.update(about)
 
 
-def parse(name: str, argv: Sequence[str], language: str = "en") -> Any:
+def parse(name: str, argv: Sequence[str], language: str = "en", *, runs: bool = False) -> Any:
     """The command called `name` with the options of `argv`, complete, derived and checked.
+
+    runs: whether it is about to run, so that what it reads must be there and what it writes must have room.
 
     Raises UsageError carrying every mistake found. Imports nothing heavy and touches nothing but the files that the
     options name (`--config`, a checkpoint's args.json).
@@ -84,28 +86,29 @@ def parse(name: str, argv: Sequence[str], language: str = "en") -> Any:
     found = Findings(language)
     given = {**_from_config(argv, found), **_from_argv(argv, found)}
     values, extra, sources = _validated(command, given, found)
-    return _completed(command, values, extra, sources, saved.load(command, values, sources, found.add), found)
+    loaded = saved.load(command, values, sources, found.add)
+    return _completed(command, values, extra, sources, loaded, found, runs=runs)
 
 
 def with_checkpoint(made: Command, checkpoint: Path) -> Any:
     """The same command line once more, with the args.json in `checkpoint`, which was not on this machine before."""
-    found = Findings("en")
+    found = Findings(made.language)
     flat = made.values()
     sources = {name: source for name, source in made.sources.items() if source.asked_for}
     values = {name: flat[name] for name in sources if name in flat}
     loaded = saved.load(type(made), {**values, "adapters": [str(checkpoint)]}, sources, found.add)
-    return _completed(type(made), values, made.extra, sources, loaded, found)
+    return _completed(type(made), values, made.extra, sources, loaded, found, runs=False)
 
 
 def _completed(
     command: type[Command], values: dict[str, Any], extra: dict[str, Any], sources: dict[str, Source],
-    loaded: saved.Loaded, found: Findings,
+    loaded: saved.Loaded, found: Findings, *, runs: bool,
 ) -> Any:  # fmt: skip
     """The command of what was given and what a checkpoint says, with all that follows from it, checked."""
     read_back = {flag: _read_back(flags(command)[flag], loaded, found) for flag in loaded.values}
     made = build(command, {**values, **read_back}, {**sources, **loaded.sources})
-    made = derive(made.model_copy(update={"extra": extra}))
-    for words in broken(made):
+    made = derive(made.model_copy(update={"extra": extra, "language": found.language}))
+    for words in [*broken(made), *(not_ready(made) if runs else ())]:
         text = words.say(found.language)
         if not any(f"--{flag}" in text for flag in found.about):
             found.problems.append(text)
@@ -247,7 +250,8 @@ def _report(flag: Flag, item: Given, raw: Any, error: ValidationError, found: Fi
     shown = repr(raw) if isinstance(raw, str) else str(raw)
     own = next((e for e in error.errors() if e["type"] == "value_error"), None)
     if own is not None and not flag.choices:
-        why = own["msg"].removeprefix("Value error, ")
+        cause = own.get("ctx", {}).get("error")
+        why = cause.words.say(found.language) if isinstance(cause, Unfit) else own["msg"].removeprefix("Value error, ")
         found.add("bad_value_why", flag.name, flag=flag.name, found=shown, where=where, why=why)
         return
     guess = ""

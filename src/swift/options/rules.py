@@ -16,6 +16,7 @@ from swift.options import (
     rules_evaluation,
     rules_loading,
     rules_optimizers,
+    rules_paths,
     rules_preference,
     rules_sharding,
     rules_tasks,
@@ -28,7 +29,7 @@ from swift.options.declare import Command, Flag, flags
 from swift.options.renamed import RENAMED
 
 TABLES = (
-    rules_loading.rule, rules_training.rule, rules_data.rule, rules_sharding.rule, rules_tuners.rule, rules_optimizers.rule,
+    rules_loading.rule, rules_paths.rule, rules_training.rule, rules_data.rule, rules_sharding.rule, rules_tuners.rule, rules_optimizers.rule,
     rules_preference.rule, rules_tasks.rule, rules_evaluation.rule, rules_answering.rule, rules_engines.rule,
 )  # fmt: skip
 
@@ -38,6 +39,16 @@ def broken(command: Command) -> list[Words]:
     case = case_of(command)
     found = [words for flag in flags(type(command)).values() if (words := _refused(flag, case))]
     return [*found, *(words for table in TABLES for words in table.broken(case))]
+
+
+def not_ready(command: Command) -> list[Words]:
+    """What is wrong at this moment, on this machine, for a command that is about to run; [] when nothing is.
+
+    A check before a run (`--dry_run true`) has its own report of these things.
+    """
+    if command.values().get("dry_run"):
+        return []
+    return rules_paths.before_running.broken(case_of(command))
 
 
 def asks_for_nothing(value: Any, default: Any) -> bool:
@@ -101,4 +112,4 @@ LATER_ZH = {
 }
 """What is not available yet -> the same in Chinese."""
 
-__all__ = ["RENAMED", "broken"]
+__all__ = ["RENAMED", "broken", "not_ready"]

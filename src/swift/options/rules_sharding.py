@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from swift.core.paths import is_file
 from swift.options.case import Case, Rules, exclusive
 from swift.options.conditions import TRAINING, Words
-from swift.options.declare import is_file
 
 rule = Rules()
 WAYS = ("deepspeed", "fsdp")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from swift.catalog.agents import AGENT_TEMPLATES, CHECKPOINTS_ONLY
 from swift.catalog.components import LOSSES
 from swift.catalog.layouts import LAYOUTS
 from swift.core import environment
-from swift.options.adapters import split_name
 from swift.options.case import Case, Rules, exclusive
 from swift.options.conditions import TRAINING, Words
 from swift.options.derivations import training_processes
@@ -16,11 +13,6 @@ from swift.options.device_groups import TRAINS, DeviceGroups, read_groups
 from swift.options.wording import guessed
 
 rule = Rules()
-MAYBE_A_HUB_ID = (
-    "model", "adapters", "ref_model", "ref_adapters", "reward_model", "reward_adapters", "teacher_model",
-    "teacher_adapters", "mcore_model", "mcore_adapters", "cached_dataset", "cached_val_dataset",
-)  # fmt: skip
-ALWAYS_LOCAL = ("resume_from_checkpoint", "external_plugins", "custom_dataset_info", "local_repo_path", "cache_files")
 
 
 # ------------------------------------------------------------------------------------------------------ every command
@@ -38,24 +30,6 @@ def a_model_is_named(case: Case) -> Words | None:
         "--model is missing: give the folder of a model, or --adapters with an adapter that knows its model.",
         "缺少 --model：请给出模型目录，或用 --adapters 给出记录了底座模型的 adapter。",
     )
-
-
-@rule()
-def named_paths_exist(case: Case) -> Words | None:
-    """A path that the user typed must be there; an id of a hub is left to the hub."""
-    missing: list[str] = []
-    for flag in (*MAYBE_A_HUB_ID, *ALWAYS_LOCAL):
-        value = case[flag] if flag in case.asked else None
-        for text in [value] if isinstance(value, str) else value or []:
-            path = _path(text, flag)
-            if flag == "custom_dataset_info" and text.lstrip().startswith(("[", "{")):
-                continue  # the JSON itself
-            if (flag in ALWAYS_LOCAL or _looks_local(path)) and not _exists(path):
-                missing.append(f"--{flag} {text}")
-    if not missing:
-        return None
-    shown = ", ".join(missing)
-    return Words(f"{shown}: there is no such file or folder.", f"{shown}：文件或目录不存在。")
 
 
 @rule()
@@ -272,23 +246,3 @@ def a_shared_row_is_flat(case: Case) -> Words | None:
         "and cut into parts. Remove one of them.",
         f"--sequence_parallel_size {case['sequence_parallel_size']} 不支持 {names}：样本首尾相接后会被切分。请去掉其中一个。",
     )
-
-
-def _path(text: str, flag: str) -> str:
-    """The path in the text of an option: without the name of an adapter, without a number of rows."""
-    if flag == "adapters":
-        return split_name(text)[1]
-    return text.partition("#")[0] if flag.startswith("cached") else text
-
-
-def _exists(text: str) -> bool:
-    """Whether there is such a file or folder; `~` is the home folder."""
-    try:
-        return Path(text).expanduser().exists()
-    except (OSError, RuntimeError, ValueError):
-        return False  # too long for a path, an unknown ~user, a NUL
-
-
-def _looks_local(text: str) -> bool:
-    """Whether it is meant as a path: an id of a hub is `owner/name`."""
-    return text.startswith(("/", ".", "~")) or "\\" in text or text.count("/") > 1

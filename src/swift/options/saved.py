@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from swift.core.paths import exists, is_file
 from swift.options.adapters import unnamed
 from swift.options.conditions import TRAINING
 from swift.options.data import DataOptions
@@ -123,7 +124,7 @@ def checkpoint_folder(values: Mapping[str, Any]) -> Path | None:
     """The first of the named checkpoints that has an args.json; None when none has."""
     named = [values.get("resume_from_checkpoint"), *unnamed(values.get("adapters") or ()), values.get("model")]
     for name in named:
-        if name and (Path(name).expanduser() / FILE_NAME).is_file():
+        if name and is_file(f"{name}/{FILE_NAME}"):
             return Path(name).expanduser()
     return None
 
@@ -148,6 +149,5 @@ def _absolute(text: str) -> str:
     """A path of this disk made absolute, with the `#count` of a dataset kept; anything else as it is."""
     if text.lstrip().startswith(("[", "{")):
         return text  # JSON
-    path, mark, count = text.rpartition("#") if "#" in text and not Path(text).expanduser().exists() else (text, "", "")
-    resolved = Path(path).expanduser()
-    return f"{resolved.resolve()}{mark}{count}" if path and resolved.exists() else text
+    path, mark, count = text.rpartition("#") if "#" in text and not exists(text) else (text, "", "")
+    return f"{Path(path).expanduser().resolve()}{mark}{count}" if exists(path) else text

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, PositiveInt
 
 from swift.options.conditions import command, equals, given
 from swift.options.data import HAS_ROWS
-from swift.options.declare import Options, option
+from swift.options.declare import Options, Unfit, option
 from swift.options.model import MULTIMODAL
 
 ROWS_INFERRED = command("infer") & HAS_ROWS
@@ -15,7 +15,7 @@ ROWS_INFERRED = command("infer") & HAS_ROWS
 def _positive_or_all(value: int) -> int:
     if value == -1 or value > 0:
         return value
-    raise ValueError("must be a whole number of at least 1, or -1")
+    raise Unfit("must be a whole number of at least 1, or -1", "必须为不小于 1 的整数，或 -1")
 
 
 PositiveOrAll = Annotated[int, AfterValidator(_positive_or_all)]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from swift.options.conditions import absent, command, equals, given
-from swift.options.declare import Fraction, Json, JsonOrName, Options, option
+from swift.options.declare import Fraction, Json, JsonOrName, Options, Unfit, option
 from swift.options.model import MULTIMODAL
 
 SAVES = equals("save_strategy", "steps", "epoch")
@@ -17,14 +17,19 @@ SUPERVISED = command("pt", "sft") & equals("task_type", "causal_lm")
 
 def _steps(value: float) -> float:
     if value >= 1 and value != int(value):
-        raise ValueError("must be a whole number of steps, or a share of all steps below 1")
+        raise Unfit(
+            "must be a whole number of steps, or a share of all steps below 1", "必须为整数步数，或小于 1 的步数比例"
+        )
     return int(value) if value >= 1 else value
 
 
 def _max_steps(value: int) -> int:
     if value == -1 or value > 0:
         return value
-    raise ValueError("must be a number of steps, or -1 for as many as --num_train_epochs asks for")
+    raise Unfit(
+        "must be a number of steps, or -1 for as many as --num_train_epochs asks for",
+        "必须为步数，或 -1（由 --num_train_epochs 决定）",
+    )
 
 
 Steps = Annotated[PositiveFloat, AfterValidator(_steps)]

@@ -7,7 +7,7 @@ from pydantic import PlainValidator, PositiveFloat, PositiveInt
 
 from swift.catalog.tuners import BUILT_IN
 from swift.options.conditions import absent, equals
-from swift.options.declare import Choices, DTypeName, Fraction, Options, option
+from swift.options.declare import Choices, DTypeName, Fraction, Options, Unfit, option
 from swift.options.model import MULTIMODAL
 
 FULL = equals("tuner_type", "full")
@@ -27,7 +27,11 @@ def _initialisation(value: Any) -> str:
     name = str(value).lower() if isinstance(value, bool) else value
     if name in INITIALISATIONS or (isinstance(name, str) and re.fullmatch(r"pissa_niter_\d+", name)):
         return name
-    raise ValueError(f"must be one of {', '.join(INITIALISATIONS)}, or pissa_niter_ and a number of iterations")
+    names = ", ".join(INITIALISATIONS)
+    raise Unfit(
+        f"must be one of {names}, or pissa_niter_ and a number of iterations",
+        f"必须为以下之一：{names}，或 pissa_niter_ 加迭代次数",
+    )
 
 
 Initialisation = Annotated[str, PlainValidator(_initialisation)]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from swift.core.errors import UsageError
+from swift.core.paths import is_file
 
 Config = dict[str, Any]
 
@@ -157,13 +158,12 @@ def _read(value: Config | str, presets: Mapping[str, Config], option: str) -> Co
         return copy.deepcopy(value)
     if value in presets:
         return copy.deepcopy(presets[value])
-    file = Path(value).expanduser()
-    if not file.is_file():
+    if not is_file(value):
         raise UsageError(
             f"{option} {value} is neither a preset ({', '.join(presets)}) nor JSON text nor a file. Choose one of them."
         )
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(Path(value).expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{option} {value} cannot be read as JSON: {error}.") from error
     if not isinstance(config, dict):
