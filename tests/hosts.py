@@ -45,6 +45,9 @@ class Plain:
     async def forget(self) -> None:
         self.inner.forget()
 
+    async def load_weights(self, folder) -> None:
+        self.inner.load_weights(folder)
+
     def close(self) -> None:
         self.inner.close()
 
@@ -72,7 +75,7 @@ class SglangEngine:
     def __init__(self, inner: Transformers, end_ids: frozenset[int]) -> None:
         self.inner = inner
         self.end_ids = end_ids
-        self.tokenizer_manager = SimpleNamespace(flush_cache=self._flush)
+        self.tokenizer_manager = SimpleNamespace(flush_cache=self._flush, update_weights_from_disk=self._update)
 
     async def async_generate(self, **given: Any):
         from sglang.srt.entrypoints.engine import Engine
@@ -117,6 +120,10 @@ class SglangEngine:
 
     async def _flush(self) -> None:
         self.inner.forget()
+
+    async def _update(self, wanted: Any) -> tuple[bool, str, int]:
+        self.inner.load_weights(Path(wanted.model_path))
+        return True, "", 0
 
     def shutdown(self) -> None:
         self.inner.close()

@@ -111,6 +111,23 @@ def test_a_beginning_is_read_once_and_then_remembered(model):
     assert shapes[0] == (1, len(LONG.input_ids))
 
 
+def test_what_began_before_the_weights_changed_is_not_remembered_after(model, tmp_path):
+    other, sampling = tiny.model(seed=8), Sampling(400, 1.0, seed=5)
+    other.save_pretrained(tmp_path)
+    engine = engine_of(model)
+    old = ids(engine.generate([LONG], sampling))
+    pieces = engine.pieces(Request(LONG, sampling))
+    next(pieces)
+    engine.load_weights(tmp_path)
+    *_, last = pieces
+    assert last.completion.token_ids != old[0][0], "the reply goes on with the new weights"
+    told = [
+        each.generate([LONG], Sampling(6, 0, logprobs=True))[0][0].logprobs
+        for each in (engine, Transformers(other, tiny.tokenizer()))
+    ]
+    assert [token.logprob for token in told[0]] == pytest.approx([token.logprob for token in told[1]], abs=1e-5)
+
+
 def test_prompts_that_come_together_and_begin_alike_read_their_beginning_once(model):
     engine = engine_of(model)
     prompts = [Prompt("", [*LONG.input_ids, 30 + i, 40 + i, 50 + i]) for i in range(6)]

@@ -428,6 +428,32 @@ def test_what_cannot_be_answered_is_refused_before_anything_is_said(engine, chan
         engine.generate(PROMPTS[:1], replace(GREEDY, **change))
 
 
+def test_other_weights_answer_as_an_engine_that_was_started_with_them(kind, model, build, tmp_path):
+    torch.manual_seed(11)
+    other = type(model)(model.config).eval()
+    other.save_pretrained(tmp_path / "other")
+    tiny.tokenizer().save_pretrained(tmp_path / "other")
+    engine = build()
+    before = ids(engine.generate(PROMPTS, GREEDY))
+    refused = {
+        **dict.fromkeys((WORDS[2], "lmdeploy"), "LMDeploy cannot"),
+        **dict.fromkeys(VLLM, "copy of an output layer"),
+    }
+    if kind in refused:
+        with pytest.raises(EngineError, match=refused[kind]):
+            engine.load_weights(tmp_path / "other")
+        assert ids(engine.generate(PROMPTS, GREEDY)) == before
+        return
+    engine.load_weights(tmp_path / "other")
+    after = ids(engine.generate(PROMPTS, GREEDY))
+    expected = Transformers(other, tiny.tokenizer())
+    assert after == ids(expected.generate(PROMPTS, GREEDY)) != before
+    expected.close()
+    with pytest.raises(EngineError):
+        engine.load_weights(tmp_path / "nothing")
+    engine.close()
+
+
 def test_leaving_an_answer_frees_its_place(kind, build):
     if kind == "vllm":
         pytest.skip("it serves one caller")

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import tiny
 from swift.chat.render import Prompt, Sample
@@ -111,6 +111,26 @@ def test_a_stream_that_is_left_or_looked_at_later_loses_nothing(folder):
 
 
 # ------------------------------------------------------------------------------------------------------------ reading
+
+
+@pytest.mark.parametrize("uses_async", [False, True])
+def test_other_weights_answer_as_a_model_that_has_them(tmp_path, uses_async):
+    from swift.engines.vllm import Served, Vllm
+
+    folders = [
+        tiny.checkpoint(tmp_path / str(seed), seed=seed, head_dim=32, tie_word_embeddings=False) for seed in (3, 4)
+    ]
+    engine = Vllm(Served(folders[0], "float32"), tiny.tokenizer(), OPTIONS, uses_async=uses_async)
+    for folder in (folders[0], folders[1], folders[0]):
+        engine.load_weights(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+        for prompt, (reply,) in zip(PROMPTS, engine.generate(PROMPTS, GREEDY), strict=True):
+            told = logprobs(model, prompt, reply.token_ids)
+            likely = torch.tensor([token.logprob for token in reply.logprobs])
+            torch.testing.assert_close(likely, told.max(-1).values, rtol=0, atol=1e-3)
+    with pytest.raises(EngineError, match="no checkpoint"):
+        engine.load_weights(tmp_path / "nothing")
+    engine.close()
 
 
 def head_and_model(task, folder):

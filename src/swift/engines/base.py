@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from swift.chat.render import Prompt
@@ -133,6 +134,13 @@ class Engine(Protocol):
 
     def forget(self) -> None:
         """Forget what was computed of earlier prompts: the weights have changed."""
+        ...
+
+    def load_weights(self, folder: Path) -> None:
+        """Answer by the weights of another checkpoint of the same architecture from now on, and forget earlier prompts.
+
+        Replies that are growing go on with the new weights. Raises EngineError when the engine cannot do it.
+        """
         ...
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ Axes: A rows that grow, R rows that begin, V vocabulary, S slots.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -69,6 +70,8 @@ class Continuous:
 
     def read(self, requests: Sequence[Sequence[Row]]) -> _Reading:
         """Begin to read what is not known of these prompts."""
+        for row in chain.from_iterable(requests):
+            row.age = self.prefixes.age
         texts = [
             Text(rows[0].prompt_ids, self.prefixes.find(_keys_to_find(rows[0])), rows[0].adapter) for rows in requests
         ]
@@ -78,6 +81,8 @@ class Continuous:
         """Give rows their slots, and remember the prompts."""
         filling = reading.filling
         for number, text in enumerate(filling.texts):
+            if reading.age != self.prefixes.age:
+                break
             keys = block_keys(text.token_ids, _world(text.adapter))
             self.prefixes.remember(keys, lambda begin, end, number=number: filling.states(number, begin, end))
         going = {id(row) for row in rows}
@@ -105,9 +110,9 @@ class Continuous:
         place = group.rows.index(row)
         said = row.said[: group.slots.lengths[place]]
         slots = group.slots
-        self.prefixes.remember(
-            block_keys(said, _world(row.adapter)), lambda begin, end: slots.states(place, begin, end)
-        )
+        if row.age == self.prefixes.age:
+            keys = block_keys(said, _world(row.adapter))
+            self.prefixes.remember(keys, lambda begin, end: slots.states(place, begin, end))
         self._remove(group, place)
 
     def reset(self) -> None:
@@ -167,6 +172,7 @@ class _Reading:
         self.filling = filling
         self.source = [number for number, rows in enumerate(requests) for _ in rows]
         self._runner = runner
+        self.age = runner.prefixes.age
         self._firsts = [rows[0] for rows in requests]
         self._tells = any(row.prompt_told is not None for row in self._firsts)
 

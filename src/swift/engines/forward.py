@@ -47,7 +47,7 @@ class Forward:
         return self.device.type == "cpu" and described._attn_implementation == "sdpa"
 
     def rebind(self, model: PreTrainedModel | PeftModel) -> None:
-        """The same model, which has one more adapter."""
+        """The same model, which has one more adapter or other weights."""
         self.model, self.base = model, _base_of(model)
 
     def release(self) -> None:

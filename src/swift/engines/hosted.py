@@ -84,6 +84,10 @@ class Host(Protocol):
         """Forget what was computed of earlier prompts."""
         ...
 
+    async def load_weights(self, folder: Path) -> None:
+        """Answer by the weights of another checkpoint from now on, and forget earlier prompts. Raises EngineError."""
+        ...
+
     def close(self) -> None:
         """End the engine and its processes; its event loop has ended."""
         ...
@@ -222,6 +226,12 @@ class Hosted:
     def forget(self) -> None:
         """Forget what was computed of earlier prompts: the weights have changed."""
         self._background.do(self.host.forget())
+
+    def load_weights(self, folder: Path) -> None:
+        """Answer by the weights of another checkpoint from now on, and forget earlier prompts. Raises EngineError."""
+        if not (folder / "config.json").is_file():
+            raise EngineError(f"{folder} is no checkpoint: it has no config.json.")
+        self._background.do(self.host.load_weights(folder))
 
     def close(self) -> None:
         """End what is running, then the engine and its processes."""

@@ -79,6 +79,12 @@ class Lmdeploy:
         if self._engine.backend_config.enable_prefix_caching:
             raise EngineError("LMDeploy cannot forget earlier prompts: drop enable_prefix_caching.")
 
+    async def load_weights(self, folder: Path) -> None:
+        """Raises EngineError: LMDeploy takes weights from the memory of another process alone."""
+        raise EngineError(
+            f"LMDeploy cannot be given other weights from {folder} while it runs. Start it anew with them."
+        )
+
     def close(self) -> None:
         """End the engine and its processes."""
         self._engine.close()

@@ -35,11 +35,15 @@ class Block:
 
 
 class Prefixes:
-    """The beginnings of texts that were computed lately, up to `limit` bytes; the least used ones go first."""
+    """The beginnings of texts that were computed lately, up to `limit` bytes; the least used ones go first.
+
+    age: how often everything was forgotten. What was begun at another age is not worth remembering.
+    """
 
     def __init__(self, limit: int = BYTES) -> None:
         self.limit = limit
         self.size = 0
+        self.age = 0
         self._blocks: OrderedDict[bytes, Block] = OrderedDict()
 
     def find(self, keys: Sequence[bytes]) -> list[Block]:
@@ -72,6 +76,7 @@ class Prefixes:
         """Forget everything: the weights have changed."""
         self._blocks.clear()
         self.size = 0
+        self.age += 1
 
 
 def block_keys(token_ids: Sequence[int], world: str) -> list[bytes]:

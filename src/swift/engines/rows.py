@@ -60,6 +60,7 @@ class Row:
     piece: the text that came with the last token.
     counts: [V] how often each token was said in the reply; made by who needs it.
     keys: of the blocks of its prompt; made by who needs them.
+    age: that of what was remembered when its prompt began to be read.
     prompt_told: filled while the prompt is read, and shared by the rows of a request; None tells nothing of it.
     """
 
@@ -76,6 +77,7 @@ class Row:
     criteria: Any = None
     counts: torch.Tensor | None = None
     keys: list[bytes] | None = None
+    age: int = 0
     prompt_told: PromptTold | None = None
     piece: str = ""
     token_ids: list[int] = field(default_factory=list)

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from swift.core import environment
 from swift.core.errors import EngineError
+from swift.core.extras import need
 from swift.core.logs import get_logger
 from swift.engines.background import Background
 from swift.engines.base import FinishReason
@@ -20,7 +21,7 @@ from swift.engines.hosted import Asked, Hosted, News, Token
 from swift.engines.others import Served, check_adapter, check_rows, first_words, generation_config
 from swift.engines.rows import Choice
 from swift.engines.settings import Settings
-from swift.engines.sglang_arguments import made_engine
+from swift.engines.sglang_arguments import WHY, made_engine
 from swift.options.engines import SglangOptions
 
 MOST_REPETITION = 2.0
@@ -93,6 +94,15 @@ class Sglang:
     async def forget(self) -> None:
         """Forget what was computed of earlier prompts."""
         await self._engine.tokenizer_manager.flush_cache()
+
+    async def load_weights(self, folder: Path) -> None:
+        """Answer by the weights of another checkpoint from now on. Raises EngineError."""
+        wanted: Any = need("sglang.srt.managers.io_struct", WHY).UpdateWeightFromDiskReqInput
+        succeeded, message, *_ = await self._engine.tokenizer_manager.update_weights_from_disk(
+            wanted(model_path=str(folder))
+        )
+        if not succeeded:
+            raise EngineError(f"SGLang cannot read the weights of {folder}: {message}")
 
     def close(self) -> None:
         """End the engine and its processes."""

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
+from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from swift.engines.detokenizer import Detokenizer
 from swift.engines.forward import Forward
 from swift.engines.jobs import Heard, Job
 from swift.engines.prefixes import Prefixes
+from swift.engines.renewal import renewed
 from swift.engines.rows import Choice, PromptTold, Row
 from swift.engines.runner import Runner
 from swift.engines.schedule import Limits, Schedule, Tokens
@@ -195,6 +197,25 @@ class Transformers:
     def forget(self) -> None:
         """Forget what was computed of earlier prompts: the weights have changed."""
         self._prefixes.clear()
+
+    def load_weights(self, folder: Path) -> None:
+        """Answer by the weights of another checkpoint from now on, and forget earlier prompts.
+
+        Replies that are growing go on with the new weights, and what was computed for them by the old ones. Raises
+        EngineError for a model with adapters, and for weights that do not fit.
+        """
+        if self.model is not self._forward.base:
+            raise EngineError(
+                "A model with adapters is not given other weights: they belong to the adapters. Merge them."
+            )
+        fresh = renewed(self.model, folder)
+
+        def errand() -> None:
+            self.model = fresh
+            self._forward.rebind(fresh)
+            self._prefixes.clear()
+
+        self._schedule.between_steps(errand)
 
     def close(self) -> None:
         """End what is running and let go of the model; memory it held on an accelerator can be used again."""

@@ -179,6 +179,31 @@ class Vllm:
         else:
             self._background.do(self._engine.reset_prefix_cache())
 
+    def load_weights(self, folder: Path) -> None:
+        """Answer by the weights of another checkpoint from now on, and forget earlier prompts. Raises EngineError."""
+        if not (folder / "config.json").is_file():
+            raise EngineError(f"{folder} is no checkpoint: it has no config.json.")
+        if self._keeps_head():
+            raise EngineError(
+                "On a CPU, vLLM keeps a copy of an output layer that is the embedding, and would go on with the old one. Start "
+                "it anew, or use --infer_backend transformers."
+            )
+        wanted: dict[str, Any] = {"kwargs": {"weights_path": str(folder)}}
+        try:
+            if self._background is None:
+                self._engine.collective_rpc("reload_weights", **wanted)
+            else:
+                self._background.do(self._engine.collective_rpc("reload_weights", **wanted))
+        except (ValueError, RuntimeError, KeyError, AssertionError, OSError) as error:
+            raise EngineError(f"vLLM cannot read the weights of {folder}: {first_words(error)}") from error
+        self.forget()
+
+    def _keeps_head(self) -> bool:
+        """Whether the output layer is a copy of the embedding that vLLM does not make anew: on a CPU, where it is packed."""
+        config = self.config
+        is_tied = config.model_config.hf_text_config.to_dict().get("tie_word_embeddings", True)
+        return config.device_config.device_type == "cpu" and is_tied
+
     def close(self) -> None:
         """End what is running, then the engine and its processes."""
         if self._closed:
