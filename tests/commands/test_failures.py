@@ -150,7 +150,12 @@ def test_nothing_is_left_of_a_run_and_its_workers_when_it_is_killed(folder, stre
 
 
 def test_nothing_is_left_of_a_preparation_that_is_killed_or_told_to_stop(folder):
-    tiny.jsonl(folder / "rows.jsonl", tiny.conversations(16) * 4_000)
+    # no two alike, and beyond ASCII, so that nothing is known of them already: it takes half a minute
+    rows = [
+        {"messages": [{"role": "user", "content": f"é{i} " * 200}, {"role": "assistant", "content": f"ü{i} " * 200}]}
+        for i in range(20_000)
+    ]
+    tiny.jsonl(folder / "rows.jsonl", rows)
     for sent in (signal.SIGKILL, signal.SIGTERM):
         run = start(folder, "--dataset_num_proc", "2")
         wait_for(lambda: len(alive(folder)) >= 3)

@@ -60,6 +60,10 @@ class Inner(Serving, Protocol):
         """Raises EngineError for a request that cannot be answered."""
         ...
 
+    def load_weights(self, folder: Path) -> None:
+        """Answer by the weights of another checkpoint from now on. Raises EngineError."""
+        ...
+
     def complete(self, requests: Sequence[Request], heard: Callable[[], object], /) -> list[list[Completion]]:
         """The completions of each request, in order. heard: is called, in any thread, when a request has all of them."""
         ...
