@@ -71,7 +71,9 @@ def run(command: Sft, watchers: Sequence[TrainerCallback] = ()) -> Path | int | 
     with Watchdog.of_environment():
         prepared = prepare(command)
         with prepared.claim:
-            return fit(prepared, watchers)
+            last = fit(prepared, watchers)
+        processes.leave()
+        return last
 
 
 def fit(prepared: Prepared, watchers: Sequence[TrainerCallback] = ()) -> Path | None:

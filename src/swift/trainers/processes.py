@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar, cast
@@ -81,10 +82,15 @@ def store() -> Store | None:
 
 
 def leave() -> None:
-    """Leave the process group, so that no process ends while another still talks to it."""
+    """Leave the process group, so that no process ends while another still talks to it.
+
+    What a training still holds of it goes too, as far as nobody needs it: threads of the group that outlive Python's own
+    end would end the process with SIGABRT. Whoever holds a trainer calls this again without it.
+    """
     _stores.clear()
     if dist.is_initialized():
         dist.destroy_process_group()
+    gc.collect()
 
 
 def alone() -> bool:
