@@ -22,9 +22,9 @@ from transformers import Qwen3ForSequenceClassification
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-import mutations  # noqa: E402
-import serving  # noqa: E402
-import tiny  # noqa: E402
+import mutations  # noqa: E402 (of tests/, whose path is added above)
+import serving  # noqa: E402 (the same)
+import tiny  # noqa: E402 (the same)
 
 AT_ONCE = 16
 SECONDS = 20.0

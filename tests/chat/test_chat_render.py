@@ -421,7 +421,7 @@ def test_a_renderer_travels_to_worker_processes() -> None:
         assert pickle.loads(pickle.dumps(renderer)).sample(PLAIN) == sample
 
 
-class _heard:  # noqa: N801
+class _heard:  # noqa: N801 (used as a function)
     """Lets `caplog` hear the logger of Swiftlet, which does not pass on what it says."""
 
     def __init__(self, caplog) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,12 @@ def info(folder: Path, *entries: dict[str, Any]) -> str:
 
 
 @pytest.fixture
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[DatasetRegistry]:
+def fresh(monkeypatch: pytest.MonkeyPatch) -> DatasetRegistry:
     """A registry of the built-in data sets that ends with the test."""
     made = DatasetRegistry(BUILT_IN)
     monkeypatch.setattr(registry, "REGISTRY", made)
     monkeypatch.setattr(library, "REGISTRY", made)
-    return made  # type: ignore[return-value]
+    return made
 
 
 @pytest.fixture
@@ -347,7 +347,7 @@ def test_every_preparation_that_is_named_exists_and_is_used():
 
 def test_subsets_are_chosen_as_they_are_asked_for():
     several = DatasetMeta("a/b", subsets=["default", "x", SubsetDataset("weak", is_weak_subset=True)])
-    chosen = lambda meta, *asked: [part.name for part in chosen_subsets(meta, asked, "a/b")]  # noqa: E731
+    chosen = lambda meta, *asked: [part.name for part in chosen_subsets(meta, asked, "a/b")]  # noqa: E731 (short)
     assert chosen(several) == ["default"]
     assert chosen(several, "all") == ["default", "x"]
     assert chosen(several, "weak", "other") == ["weak", "other"]

@@ -117,7 +117,7 @@ def test_cascade_attention_is_switched_off_where_there_is_a_switch(tmp_path, tol
 
 def test_the_package_is_named_when_it_is_not_there(tmp_path):
     try:
-        import vllm  # noqa: F401
+        import vllm  # noqa: F401 (that it is there is the question)
     except ImportError:
         with pytest.raises(
             Exception, match=r"--infer_backend vllm needs the package vllm.*pip install 'swiftlet\[vllm\]'"

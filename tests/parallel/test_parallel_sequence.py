@@ -98,12 +98,12 @@ def test_heads_are_shared_as_far_as_they_go_and_a_ring_does_the_rest(size: int, 
 @pytest.mark.parametrize("shape", [Shape(4, 1), Shape(2, 3), Shape(1, 4)], ids=str)
 def test_every_token_belongs_to_one_process(shape: Shape) -> None:
     length = 3 * shape.multiple
-    meshes = [Mesh(shape, rank, 1, None, None, None) for rank in range(shape.size)]  # type: ignore[arg-type]
+    meshes = [Mesh(shape, rank, 1, None, None, None) for rank in range(shape.size)]  # type: ignore[arg-type]  # no groups are needed
     owned = torch.cat([mesh.own(length) for mesh in meshes])
     assert sorted(owned.tolist()) == list(range(length))
 
 
 def test_a_ring_shares_the_work_of_a_causal_attention_evenly() -> None:
-    meshes = [Mesh(Shape(1, 4), rank, 1, None, None, None) for rank in range(4)]  # type: ignore[arg-type]
+    meshes = [Mesh(Shape(1, 4), rank, 1, None, None, None) for rank in range(4)]  # type: ignore[arg-type]  # no groups are needed
     work = {int((mesh.own(64) + 1).sum()) for mesh in meshes}
     assert len(work) == 1

@@ -23,7 +23,7 @@ def allow() -> None:
             self.distributed_type = DistributedType.FSDP
             self.fsdp_plugin = fsdp_plugin
 
-    AcceleratorState.__init__ = init  # type: ignore[method-assign]
+    AcceleratorState.__init__ = init  # type: ignore[method-assign]  # for this process alone
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ CONTEXT = 64
 
 
 def asked(number: int, text: str, length: int = 4, role: str = "user") -> Question:
-    said = Conversation((Message(role, text),))  # type: ignore[arg-type]
+    said = Conversation((Message(role, text),))  # type: ignore[arg-type]  # a role
     return Question(number, said, Sampling(max_new_tokens=length, temperature=0.0))
 
 

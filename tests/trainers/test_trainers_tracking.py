@@ -50,9 +50,9 @@ def test_only_the_first_process_reports(tmp_path, monkeypatch):
 
 def test_speed_and_memory_reach_the_trackers():
     pace, logs, evaluated = Pace(), {"loss": 1.0}, {"eval_loss": 1.0}
-    pace.on_train_begin(None, State(0), None)  # type: ignore[arg-type]
-    pace.on_log(None, State(2), None, logs=logs)  # type: ignore[arg-type]
-    pace.on_log(None, State(2), None, logs=evaluated)  # type: ignore[arg-type]
+    pace.on_train_begin(None, State(0), None)  # type: ignore[arg-type]  # of the arguments only these are read
+    pace.on_log(None, State(2), None, logs=logs)  # type: ignore[arg-type]  # of the arguments only these are read
+    pace.on_log(None, State(2), None, logs=evaluated)  # type: ignore[arg-type]  # of the arguments only these are read
     assert {"memory(GiB)", "train_speed(s/it)"} <= logs.keys()
     assert evaluated == {"eval_loss": 1.0}
 
@@ -151,7 +151,7 @@ def test_each_way_of_notification_is_made_on_request(method, monkeypatch):
         monkeypatch.setenv(name, "someone@example.org")
     options = TrackingOptions(
         swanlab_notification_method=method, swanlab_webhook_url="http://127.0.0.1:9", swanlab_secret="s"
-    )  # type: ignore[arg-type]
+    )  # type: ignore[arg-type]  # of the arguments only these are read
     kind = {"wxwork": "wecom"}.get(method, method)  # WXWork became WeCom
     assert type(notification_of(options)).__name__.lower().startswith(kind)
     assert notification_of(TrackingOptions()) is None

@@ -33,7 +33,7 @@ class Background:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
-        except BaseException:
+        except BaseException:  # also Ctrl-C: what nobody waits for any more must not go on
             future.cancel()
             raise
 
@@ -62,7 +62,7 @@ async def together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     tasks = [asyncio.ensure_future(each) for each in work]
     try:
         return list(await asyncio.gather(*tasks))
-    except BaseException:
+    except BaseException:  # also a cancellation: none of them may go on behind our back
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -119,6 +119,15 @@ class Request:
     prompt: Prompt
     sampling: Sampling
     adapter: str | None = None
+
+
+def requests_of(prompts: Sequence[Prompt], sampling: Sampling) -> list[Request]:
+    """A request for each prompt; completion j of prompt i draws with seed + i * n + j."""
+    seed = sampling.seed
+    return [
+        Request(prompt, sampling if seed is None else replace(sampling, seed=seed + i * sampling.n))
+        for i, prompt in enumerate(prompts)
+    ]
 
 
 class Engine(Protocol):

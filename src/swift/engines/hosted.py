@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from swift.chat.render import Prompt
 from swift.core.errors import EngineError
 from swift.engines.background import END, Background, begun, together
-from swift.engines.base import Completion, Delta, FinishReason, Request, Sampling, Structure, TokenLogprob
+from swift.engines.base import Completion, Delta, FinishReason, Request, Sampling, Structure, TokenLogprob, requests_of
 from swift.engines.compiling import Compiling
 from swift.engines.detokenizer import Detokenizer, decode
 from swift.engines.rows import Choice, contains_stop
@@ -175,11 +175,7 @@ class Hosted:
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """`sampling.n` completions for each prompt, in the order of the prompts. Raises EngineError."""
-        seed = sampling.seed
-        return self.complete([
-            Request(prompt, sampling if seed is None else replace(sampling, seed=seed + i * sampling.n))
-            for i, prompt in enumerate(prompts)
-        ])  # fmt: skip
+        return self.complete(requests_of(prompts, sampling))
 
     def complete(
         self, requests: Sequence[Request], heard: Callable[[], object] | None = None

@@ -25,7 +25,7 @@ from swift.core import environment
 from swift.core.errors import EngineError
 from swift.core.logs import get_logger
 from swift.engines.adapters import Adapters
-from swift.engines.base import Completion, Delta, Request, Sampling
+from swift.engines.base import Completion, Delta, Request, Sampling, requests_of
 from swift.engines.beams import search
 from swift.engines.compiling import Compiling
 from swift.engines.continuous import Continuous
@@ -102,11 +102,7 @@ class Transformers:
 
         What a prompt gets does not depend on its neighbours. Raises EngineError when one leaves no room for a reply.
         """
-        seed = sampling.seed
-        return self.complete([
-            Request(prompt, sampling if seed is None else replace(sampling, seed=seed + i * sampling.n))
-            for i, prompt in enumerate(prompts)
-        ])  # fmt: skip
+        return self.complete(requests_of(prompts, sampling))
 
     def complete(
         self, requests: Sequence[Request], done: Callable[[], object] = lambda: None

@@ -10,7 +10,6 @@ import asyncio
 import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -22,7 +21,7 @@ from swift.chat.render import Prompt
 from swift.core.errors import EngineError
 from swift.core.extras import need
 from swift.engines.background import END, Background, begun, together
-from swift.engines.base import Completion, Delta, Request, Sampling
+from swift.engines.base import Completion, Delta, Request, Sampling, requests_of
 from swift.engines.compiling import Compiling
 from swift.engines.others import ALWAYS, Served, first_words, generation_config
 from swift.engines.settings import Settings
@@ -106,11 +105,7 @@ class Vllm:
 
         Raises EngineError when a prompt leaves no room for a reply, and for beams, which vLLM's engine does not search.
         """
-        seed = sampling.seed
-        return self.complete([
-            Request(prompt, sampling if seed is None else replace(sampling, seed=seed + i * sampling.n))
-            for i, prompt in enumerate(prompts)
-        ])  # fmt: skip
+        return self.complete(requests_of(prompts, sampling))
 
     def complete(
         self, requests: Sequence[Request], heard: Callable[[], object] = lambda: None

@@ -67,7 +67,7 @@ async def begun(receive: Receive, events: AsyncGenerator[str, None]) -> EventStr
     """The stream of these events, the first of which is there: what goes wrong before it has a status of its own."""
     try:
         first = await while_there(receive, anext(events))
-    except BaseException:
+    except BaseException:  # also a client that has left: its request must not go on
         await events.aclose()
         raise
     return EventStream(_again(first, events))

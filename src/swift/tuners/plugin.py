@@ -31,7 +31,7 @@ class Tuner:
     @staticmethod
     def prepare_model(args: Any, model: nn.Module) -> nn.Module:
         """The model, ready to learn: what has requires_grad is trained. `args` has all options as attributes."""
-        raise NotImplementedError
+        raise NotImplementedError  # a plugin says how
 
     @staticmethod
     def save_pretrained(model: nn.Module, save_directory: str, state_dict: Mapping[str, Tensor] | None = None,
@@ -40,12 +40,12 @@ class Tuner:
 
         state_dict: the weights, where they had to be gathered from several devices.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # a plugin says how
 
     @staticmethod
     def from_pretrained(model: nn.Module, model_id: str, **kwargs: Any) -> nn.Module:
         """The model with what was saved in the folder `model_id`; with `is_trainable=True` in kwargs, ready to learn."""
-        raise NotImplementedError
+        raise NotImplementedError  # a plugin says how
 
 
 class PeftTuner(Tuner):
